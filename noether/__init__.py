@@ -39,16 +39,16 @@ TYPE_CHECKING = False  # `typing` costs milliseconds, in which Ctrl-C is not han
 if TYPE_CHECKING:
     from typing import Any
 
-    from noether.kernel.markers import every as every
-    from noether.kernel.markers import hookimpl as hookimpl
+    from noether.kernel.hookspecs import every as every
+    from noether.kernel.hookspecs import hookimpl as hookimpl
     from noether.runs.launch import run as run
     from noether.runs.load import load_run as load_run
     from noether.runs.outcome import Outcome as Outcome
     from noether.spec.load import load_spec as load_spec
 
 _HOMES = {
-    "every": "noether.kernel.markers",
-    "hookimpl": "noether.kernel.markers",
+    "every": "noether.kernel.hookspecs",
+    "hookimpl": "noether.kernel.hookspecs",
     "load_run": "noether.runs.load",
     "load_spec": "noether.spec.load",
     "run": "noether.runs.launch",

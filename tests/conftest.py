@@ -19,7 +19,7 @@ import pytest
 
 import noether
 from noether.runs.outcome import Outcome, RunInterrupted
-from noether.testing import RecordingDevice, device
+from noether.testing import RecordingDevice, builders
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no deadline")
@@ -207,5 +207,5 @@ def figures(record_property: Callable[[str, object], None]) -> Callable[..., Non
 @pytest.fixture
 def graphs_on_cpu() -> Iterator[RecordingDevice]:
     """A stand-in of a device with graphs."""
-    with device.graphs_on_cpu() as stand_in:
+    with builders.graphs_on_cpu() as stand_in:
         yield stand_in

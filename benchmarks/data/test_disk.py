@@ -23,7 +23,7 @@ from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset
 from noether.data.randomness import permutation
 from noether.data.samplers import TRAINING
-from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import DiskConfig, DiskDataset
 
 ROWS, WIDTH, BATCH, SEED, ROUNDS = 1 << 15, 1 << 10, 64, 3, 5  # 128 MiB, 4 KiB a sample
 UPDATES = ROWS // BATCH

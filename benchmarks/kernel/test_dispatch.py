@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.timing import interleaved
 from noether.kernel import hookspecs
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.markers import PROJECT, hookimpl
+from noether.kernel.hookspecs import PROJECT, hookimpl
 from noether.kernel.participant import Participant
 
 CALLS = 20_000

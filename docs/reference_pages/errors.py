@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from noether import errors
-from noether.spec.errors.codes import CODES
+from noether.spec.errors.problem import CODES
 from reference_pages.markdown import summary, table
 
 _INTRODUCTION = """

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 import noether
-from noether.spec.describe.explain import bounds_of, default_of, example_of, type_of, unit_of
+from noether.spec.explain import bounds_of, default_of, example_of, type_of, unit_of
 
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields):", re.MULTILINE)
 

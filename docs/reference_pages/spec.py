@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from noether.config.components import SweepSettings, SweepTable
 from noether.config.discriminated import CONFIG_BASES, config_class_of
 from noether.config.signature import SignatureConfig
-from noether.config.sweep import SweepSettings, SweepTable
 from noether.kernel.entries import ROLES
 from noether.kernel.registry import Registry
-from noether.spec.describe.fields import table_class_of
+from noether.spec.fields import table_class_of
 from noether.spec.model import CheckpointsTable, Expectation, LoaderTable, PluginsTable, RunSpec
 from noether.spec.schema import schema_of
 from reference_pages.kinds import built_in
@@ -102,7 +102,7 @@ def keys() -> str:
     known = {
         name: {key: _definition(value) for key, value in table["properties"].items() if is_offered(key, value)}
         for name, table in tables.items()
-        if "properties" in table and name not in ("env", "removed") and not name.endswith(".part")
+        if "properties" in table and name not in ("env", "removed") and ".part." not in name
     }
     lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in known.items() if found)
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -86,15 +86,7 @@ def divide(
     """
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner  # takes a second; few runs have shards
 
-    aliases: dict[str, dict[str, str]] = {file: {} for file in groups}
-    state: dict[str, Tensor] = {}
-    for file, group in groups.items():
-        first: dict[int, str] = {}
-        for name in sorted(group):
-            if (other := first.setdefault(id(group[name]), name)) != name:
-                aliases[file][name] = other
-            else:
-                state[f"{file}:{name}"] = _added_up(group[name].detach())
+    state, aliases = _untied(groups)
     planner = DefaultSavePlanner(
         flatten_state_dict=False, flatten_sharded_tensors=False, dedup_save_to_lowest_rank=True
     )
@@ -120,6 +112,20 @@ def divide(
         {index_file(file): _encoded(tables[file], aliases[file], values.get(file)) for file in groups},
         are_finite,
     )
+
+
+def _untied(groups: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
+    """Return each tensor once by `file:name`, and by file the other names of tied ones."""
+    aliases: dict[str, dict[str, str]] = {file: {} for file in groups}
+    state: dict[str, Tensor] = {}
+    for file, group in groups.items():
+        first: dict[int, str] = {}
+        for name in sorted(group):
+            if (other := first.setdefault(id(group[name]), name)) != name:
+                aliases[file][name] = other
+            else:
+                state[f"{file}:{name}"] = _added_up(group[name].detach())
+    return state, aliases
 
 
 def _added_up(value: Any) -> Tensor:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
+from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, argument, verb, verbs
 from noether.cli.output import print_facts, print_file, print_json, print_table, say, write_text
 
 if TYPE_CHECKING:
-    from noether.spec.describe.explain import Explanation
-    from noether.spec.describe.lookup import Meaning
-    from noether.spec.diff import Difference
+    from noether.spec.explain import Explanation
+    from noether.spec.lookup import Meaning
+    from noether.spec.overlay import Difference
 
 
 app = verbs("Look at specs and make them.")
@@ -28,7 +28,7 @@ OutputFile = Annotated[
 
 @verb(app, "init", example="noether spec init specs/wing.toml --data data/wing.npz --targets pressure")
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec to write.")] = Path("spec.toml"),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -94,10 +94,9 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
     from its first sample, such as the number of inputs, stay unset.
     """
     from noether.kernel.registry import use_registry
-    from noether.spec.load import load_spec
     from noether.spec.model import resolved_toml
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
@@ -106,20 +105,10 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
 def explain(
     key: Annotated[
         str,
-        typer.Argument(
-            metavar="KEY",
-            help="A key as in -s: trainer.callbacks[val].max_size.",
-            show_default=False,
-            autocompletion=completed("keys"),
-        ),
+        argument("KEY", "A key as in -s: trainer.callbacks[val].max_size.", "keys"),
     ],
     options: SpecOptions,
-    spec: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[SPEC]", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
-        ),
-    ] = None,
+    spec: Annotated[Path | None, argument("SPEC", "The TOML file of the run.", "specs")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain KEY, and with SPEC its value.
@@ -127,11 +116,10 @@ def explain(
     Shows meaning, type, unit, default and allowed kinds; with SPEC also every layer that sets the key.
     """
     from noether.kernel.registry import Registry, use_registry
-    from noether.spec.describe.explain import documented, explained
-    from noether.spec.load import load_spec
+    from noether.spec.explain import documented, explained
 
     if spec is not None:
-        loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+        loaded = options.load(spec)
         with use_registry(loaded.registry):
             _print_explanation(explained(key, loaded), as_json=as_json)
         return
@@ -186,7 +174,7 @@ def _print_meanings(key: str, meanings: Sequence[Meaning], *, as_json: bool) -> 
 
 def _facts(meaning: Meaning) -> dict[str, str]:
     """Return the documentation of a field, in the order to show it."""
-    from noether.spec.describe.explain import (
+    from noether.spec.explain import (
         allowed_kinds,
         bounds_of,
         default_of,
@@ -195,7 +183,7 @@ def _facts(meaning: Meaning) -> dict[str, str]:
         type_of,
         unit_of,
     )
-    from noether.spec.describe.lookup import field_of
+    from noether.spec.lookup import field_of
 
     field = field_of(meaning)
     facts = {
@@ -217,16 +205,16 @@ def _compared(facts: dict[str, str]) -> dict[str, str]:
 
 def _shown(value: Any) -> str:
     from noether.config.secrets import mask
-    from noether.spec.describe.explain import UNSET
     from noether.spec.errors.words import toml_literal
+    from noether.spec.explain import UNSET
 
     return "unset" if value is UNSET else mask(toml_literal(value))
 
 
 @verb(app, "diff", example="noether spec diff specs/experiment.toml runs/terrain-20260401-101500-ab12")
 def diff(
-    left: Annotated[str, typer.Argument(metavar="A", help="A spec, a run folder or a run id.", show_default=False)],
-    right: Annotated[str, typer.Argument(metavar="B", help="The one to compare with.", show_default=False)],
+    left: Annotated[str, argument("A", "A spec, a run folder or a run id.")],
+    right: Annotated[str, argument("B", "The one to compare with.")],
     trusted: Trusted = [],
     runs: Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="The folder that holds the runs.")] = RUNS,
     as_json: AsJson = False,
@@ -238,7 +226,7 @@ def diff(
 
     Exit codes: 0 they mean the same, 1 they differ, 2 one of them cannot be read.
     """
-    from noether.spec.diff import differences
+    from noether.spec.overlay import differences
 
     found = differences(*(_tables_of(side, runs, trusted) for side in (left, right)))
     if as_json:
@@ -250,15 +238,7 @@ def diff(
 
 @verb(app, "schema", example="noether spec schema -o .noether/spec.schema.json")
 def schema(
-    spec: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[SPEC]",
-            help="Also know the tables of its run plugins.",
-            show_default=False,
-            autocompletion=completed("specs"),
-        ),
-    ] = None,
+    spec: Annotated[Path | None, argument("SPEC", "Also know the tables of its run plugins.", "specs")] = None,
     output: OutputFile = None,
     trusted: Trusted = [],
 ) -> None:
@@ -306,15 +286,15 @@ def _write(text: str, output: Path | None) -> None:
 
 def _difference_json(difference: Difference) -> dict[str, Any]:
     """Return a key with the values of both sides; a side without a value is left out."""
-    from noether.spec.diff import ABSENT
+    from noether.spec.overlay import ABSENT
 
     sides = {"left": difference.left, "right": difference.right}
     return {"key": difference.key} | {side: value for side, value in sides.items() if value is not ABSENT}
 
 
 def _print_differences(left: str, right: str, found: Iterable[Difference]) -> None:
-    from noether.spec.diff import ABSENT
     from noether.spec.errors.words import toml_literal
+    from noether.spec.overlay import ABSENT
 
     say(f"- {left}\n+ {right}" if found else "no difference")
     for difference in found:

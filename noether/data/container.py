@@ -230,6 +230,7 @@ class DataContainer:
         Raises:
             DataError: if the training set is missing or smaller than one effective batch, or batch sizes do not divide.
         """
+        where = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
         order = None
         if not evaluation:
             with usable("train", self.timeout):
@@ -237,10 +238,8 @@ class DataContainer:
             order = TrainingOrder(
                 self.samples_per_epoch,
                 effective_batch_size or batch_size * world_size,
-                batch_size,
-                self.seed if seed is None else seed,
-                rank,
-                world_size,
+                **where,
+                seed=self.seed if seed is None else seed,
                 shuffle=shuffle,
                 drop_last=drop_last,
                 block=shuffle_block(self.train),
@@ -249,14 +248,7 @@ class DataContainer:
                 sampling=drawn,
             )
         sampler = InterleavedSampler(
-            order,
-            consumers,
-            batch_size=batch_size,
-            rank=rank,
-            world_size=world_size,
-            start_update=start_update,
-            end_update=end_update,
-            repeat_round=repeat_round,
+            order, consumers, **where, start_update=start_update, end_update=end_update, repeat_round=repeat_round
         )
         return self._loader(sampler, device)
 

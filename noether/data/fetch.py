@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noether.data.batches import first_of, named_parts
-from noether.data.collators import Collator, stack
+from noether.data.collators import Collator, first_of, named_parts, stack
 from noether.data.dataset import AnyDataset, Batch, GatheringDataset, called, gathering, length_of
 from noether.data.randomness import EVALUATION_EPOCH, epoch_key, mix, preserved_rng, seed_sample
 from noether.errors import DataError, NoetherError, TrainingError, notes_of, placed, text_of
+from noether.kernel.participant import not_by_a_hook, note
 from noether.kernel.progress import EarlyStopIteration
-from noether.kernel.stops import not_by_a_hook, note
 from noether.kernel.watchdog import Overdue, has_progressed, in_time
 
 if TYPE_CHECKING:

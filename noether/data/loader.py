@@ -32,7 +32,7 @@ from noether.data.workers import (
     starting,
 )
 from noether.errors import TrainingError, UsageError
-from noether.kernel.stops import not_by_a_hook
+from noether.kernel.participant import not_by_a_hook
 from noether.metrics.device import Device
 
 

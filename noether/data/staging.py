@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from noether.data.batches import moved
+from noether.data.collators import moved
 from noether.data.dataset import Batch, InMemoryDataset, in_memory
 from noether.data.fetch import Fetch, FetchBatch
 from noether.data.samplers import TaggedBatch, TaggedIndices

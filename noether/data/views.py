@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noether.data.batches import lacking
-from noether.data.collators import stack
+from noether.data.collators import lacking, stack
 from noether.data.dataset import (
     AnyDataset,
     Batch,

@@ -19,7 +19,7 @@ from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 from noether.errors import DataError, TrainingError, error_text, notes_of
-from noether.kernel.stops import not_by_a_hook
+from noether.kernel.participant import not_by_a_hook
 
 CHECK_EVERY = 5.0
 """Seconds without a batch after which dead workers are looked for."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from noether.kernel.markers import PROJECT as PROJECT
-    from noether.kernel.markers import hookimpl as hookimpl
-    from noether.kernel.markers import hookspec as hookspec
+    from noether.kernel.hookspecs import PROJECT as PROJECT
+    from noether.kernel.hookspecs import hookimpl as hookimpl
+    from noether.kernel.hookspecs import hookspec as hookspec
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
@@ -19,6 +19,6 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: pluggy takes 17 ms, and most commands have no hooks."""
     if name not in __all__:
         raise AttributeError(f"module 'noether.kernel' has no attribute {name!r}")
-    from noether.kernel import markers
+    from noether.kernel import hookspecs
 
-    return getattr(markers, name)
+    return getattr(hookspecs, name)

@@ -20,11 +20,19 @@ from typing import Any, TypeVar
 import pluggy
 
 from noether.kernel import hookspecs
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import PROJECT
-from noether.kernel.participant import Implementation, bind
+from noether.kernel.hookspecs import HOOKS, PROJECT
+from noether.kernel.participant import (
+    Implementation,
+    KeptStops,
+    OnStop,
+    add_first_note,
+    add_note,
+    bind,
+    first_stop,
+    going_on,
+    report_to,
+)
 from noether.kernel.progress import EarlyStopIteration
-from noether.kernel.stops import KeptStops, OnStop, add_first_note, add_note, first_stop, going_on, report_to
 
 T = TypeVar("T")
 Timers = MutableMapping[tuple[str, str], list[float]]

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from noether.errors import PluginError
 from noether.kernel.compile import HookWatch, compile_call, measured
 from noether.kernel.entries import PLUGIN, Component, way_out
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import (
+from noether.kernel.hookspecs import (
+    HOOKS,
     implementation_options,
     interval_of,
     is_inherited_no_op,

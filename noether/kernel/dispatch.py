@@ -11,9 +11,8 @@ from noether.kernel.compile import HookCall, HookWatch, Registration, active_wat
 from noether.kernel.discovery import Discovery
 from noether.kernel.entries import way_out
 from noether.kernel.hookspecs import HOOKS
-from noether.kernel.participant import Implementation, NextDue, Participant, call_order
+from noether.kernel.participant import Implementation, NextDue, OnStop, Participant, call_order
 from noether.kernel.progress import NEVER, UpdateCounter
-from noether.kernel.stops import OnStop
 
 _MANY = "several hook implementations cannot work:"
 

@@ -59,7 +59,7 @@ ROLES: dict[str, Role] = {
         _role("optimizer", "torch.optim:Optimizer", "[model.optimizer]"),
         _role("schedule", "noether.optim.schedules:Schedule", "schedule of [model.optimizer]"),
         _role("tracker", "noether.metrics.tracker:BaseTracker", "[[trackers]]"),
-        _role("initializer", "noether.core.initializers.base:InitializerBase", "[initializer]"),
+        _role("initializer", "noether.core.initializers.weights:InitializerBase", "[initializer]"),
     )
 }
 """The roles of components by name."""

@@ -210,7 +210,7 @@ class Registry:
             PluginError: if no role has it; for a dotted path, if it is not trusted or fails to import.
         """
         if is_dotted(kind):
-            from noether.kernel.markers import has_implementations  # with pluggy, which listing kinds does not need
+            from noether.kernel.hookspecs import has_implementations  # with pluggy, which listing kinds does not need
 
             found = resolve_dotted(kind, self._trust)
             roles = roles_that_fit(found)

@@ -14,9 +14,9 @@ from time import monotonic
 from types import FrameType
 from typing import Any, TextIO
 
-from noether.kernel.stops import Interruption
+from noether.kernel.participant import Interruption
 
-GRACE = 10.0
+_GRACE = 10.0
 """Seconds after the exception in which the work has to end, before the last resort."""
 _LOOKS = 10  # while the time of one piece of work passes
 _LONGEST_WAIT = 1.0  # seconds between two looks
@@ -38,8 +38,7 @@ class Watchdog:
         overdue: Returns a message if the work is overdue. It is called from the thread of the watchdog.
         seconds: The time that the work may take, from which the pause between two looks follows.
         report: Takes the message before the work is interrupted.
-        last_resort: Takes it if the work is still overdue after `grace` seconds; None to wait on.
-        grace: Seconds between both.
+        last_resort: Takes it if the work is still overdue some seconds later; None to wait on.
 
     Attributes:
         message: The message of the work that was interrupted.
@@ -51,13 +50,11 @@ class Watchdog:
         seconds: float,
         report: Callable[[str], None],
         last_resort: Callable[[str], object] | None = None,
-        grace: float = GRACE,
     ) -> None:
         self._overdue = overdue
         self._pause = min(seconds / _LOOKS, _LONGEST_WAIT)
         self._report = report
         self._last_resort = last_resort
-        self._grace = grace
         self._done = threading.Event()
         self._lock = threading.Lock()
         self._signal: signal.Signals | None = None
@@ -96,7 +93,7 @@ class Watchdog:
             elif interrupted is None:
                 interrupted = monotonic()
                 self._interrupt(message)
-            elif self._last_resort is not None and monotonic() - interrupted > self._grace:
+            elif self._last_resort is not None and monotonic() - interrupted > _GRACE:
                 self._last_resort(message)
 
     def _interrupt(self, message: str) -> None:

@@ -152,18 +152,14 @@ def _column(values: tuple[Any, ...], kind: str) -> Series[Any]:
     return Series(list(values), dtype=missing if None in values else complete)
 
 
-def results_in(folder: Path, run: Path | None = None) -> Iterator[Result]:
-    """Yield the results that `results.jsonl` in a folder lists.
-
-    Args:
-        folder: The folder.
-        run: Run folder that it lies in, itself by default.
+def results_in(folder: Path) -> Iterator[Result]:
+    """Yield the results that `results.jsonl` in a run folder, or in another folder, lists.
 
     Raises:
         StorageError: if a line is damaged.
     """
     path = folder / RESULTS_INDEX
-    for number, line in enumerate(lines_of(run or folder, path), start=1):
+    for number, line in enumerate(lines_of(folder, path), start=1):
         try:
             yield Result.decode(line)
         except ValueError as error:

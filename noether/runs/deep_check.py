@@ -21,18 +21,18 @@ from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback, iterator_callbacks
 from noether.core.models.agreement import require_agreement
 from noether.core.models.base import evaluating
-from noether.data.batches import described
+from noether.data.collators import described
 from noether.data.dataset import length_of
 from noether.errors import NoetherError, TrainingError, error_text, notes_of
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
-from noether.spec.checks.meaning import interval_findings
-from noether.spec.describe.fields import configs_in
+from noether.spec.checks import interval_findings
 from noether.spec.errors.problem import InvalidSpecError, Problem
 from noether.spec.errors.words import quoted
+from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec

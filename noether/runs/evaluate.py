@@ -11,18 +11,18 @@ from typing import Any, ClassVar
 
 from noether.checkpoint.durable import make_folders, remove_tree, storage_error
 from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import callback_file
 from noether.config.base import component_of
-from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
+from noether.config.components import CallBackBaseConfig, InitializerConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallbackConfig
 from noether.core.callbacks.default.online_loss import OnlineLossCallback
-from noether.core.callbacks.default.stability import TrainingStabilityCallback
+from noether.core.callbacks.default.reporters import TrainingStabilityCallback
 from noether.core.callbacks.online.additional_outputs import TrackAdditionalOutputsCallback
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
-from noether.core.initializers.base import InitializerBase, InitializerConfig
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.core.protocols import RunningTrainer
@@ -32,13 +32,13 @@ from noether.errors import UsageError
 from noether.kernel.progress import EVERY
 from noether.metrics.results import RESULTS, RESULTS_INDEX
 from noether.metrics.values import NONSCALARS
-from noether.runs.folder.run_folder import find_run
+from noether.runs.folder.run_folder import EVALUATIONS, find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
 from noether.runs.predict.inputs import Inputs, as_batch
 from noether.runs.prepare import Preparation, Run, preparation
 from noether.runs.saved_spec import load_saved_spec
-from noether.spec.describe.fields import item_ids
+from noether.spec.fields import item_ids
 from noether.spec.model import RunSpec
 from noether.training.resume import resumption_paths
 from noether.training.signals import StoppedBySignal
@@ -133,7 +133,6 @@ def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> 
     return kept
 
 
-FOLDER = "evaluations"
 _FOLLOW_TRAINING = (OnlineLossCallback, TrackAdditionalOutputsCallback, TrainingStabilityCallback)
 """Their state is that of an unfinished interval of training, which is no metric of an evaluation."""
 _LOG = logging.getLogger("noether.run")
@@ -168,7 +167,7 @@ class EvaluationPaths(PathProvider):
 
     def __init__(self, run: PathProvider, name: str) -> None:
         super().__init__(run.output_path, run.run_id)
-        self.results_path = run.run_path / FOLDER / name
+        self.results_path = run.run_path / EVALUATIONS / name
 
     @property
     def metrics_path(self) -> Path:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.core.models.base import ModelBase
 from noether.core.models.weights import load_weights
 from noether.errors import UsageError

@@ -23,7 +23,7 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.save import SavePolicy
 from noether.config.base import building_with_seed, construct
-from noether.core.initializers.base import InitializerBase
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.agreement import lazy_layers, require_sizes
 from noether.core.models.base import ModelBase, evaluating
 from noether.core.models.build import build_model, infer_sizes, model_without_values
@@ -39,8 +39,8 @@ from noether.kernel.participant import Participant, load_plugins
 from noether.kernel.registry import use_registry
 from noether.metrics.tracker import BaseTracker
 from noether.runs.process_state import ThreadChoice, choose_threads, device_of, process_state, usable_cores
-from noether.spec.describe.fields import configs_in, paths_unset
 from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.fields import configs_in, paths_unset
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.model import RunSpec, resolved_tables, resolved_toml
 from noether.training.parallel import parallel_of

@@ -17,18 +17,17 @@ from noether.config.base import _RegistryBase, component_of, names_component
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import beside_config
 from noether.config.parameters import label
-from noether.config.secrets import withheld
+from noether.config.secrets import KeptReference, Reference, withheld
 from noether.config.signature import SignatureConfig
 from noether.errors import SpecError
 from noether.kernel.names import free_name
 from noether.kernel.registry import LOCAL_PLUGIN, Registry, kind_of, use_registry
 from noether.kernel.trust import calling_package, is_path, run_folder_of
-from noether.spec.checks.meaning import meaning_problems
-from noether.spec.checks.structure import check, id_notes
-from noether.spec.describe.fields import components_in, configs_in, item_at, item_ids
+from noether.spec.checks import check, id_notes, meaning_problems
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.errors.translate import problems_of
 from noether.spec.errors.words import toml_path
+from noether.spec.fields import components_in, configs_in, item_at, item_ids
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec, dumped
 from noether.spec.read.document import MAX_DEPTH, not_numbers_in
@@ -36,7 +35,6 @@ from noether.spec.read.environment import Readings, concealed, passwords_in, rea
 from noether.spec.read.layering import THE_SPEC, layered, located, override, project_folder, tidy
 from noether.spec.read.layers import Node, Origins, value_of
 from noether.spec.read.overrides import Unset
-from noether.spec.read.reference import KeptReference, Reference
 from noether.spec.tables import idle_notes, kept_notes, with_tables
 
 

@@ -13,18 +13,16 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import tomli_w
 from pydantic import BaseModel, Field, PrivateAttr, field_validator, model_validator
 
-from noether.config.components import SpecTable
+from noether.config.components import SpecTable, SweepTable
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import survives
-from noether.config.secrets import mask
-from noether.config.sweep import SweepTable
+from noether.config.secrets import KeptReference, mask
 from noether.kernel.entries import PLUGIN, Component
 from noether.kernel.registry import active_registry
-from noether.spec.describe.fields import components_in, configs_in, item_at
 from noether.spec.errors.words import toml_path
+from noether.spec.fields import components_in, configs_in, item_at
 from noether.spec.locate import TomlPath
 from noether.spec.read.document import plain
-from noether.spec.read.reference import KeptReference
 
 VERSION = 1
 """Version of the format of specs."""

@@ -14,6 +14,7 @@ from noether.spec.scaffold import Content, check_names, train_samples
 MOST_CATEGORIES = 50
 """Different texts up to which a column is taken for categories."""
 _MOST_MISSING = 0.2  # share of the rows
+_WIDE = 200  # spread from which the logarithm of a target is learned
 _FEW = 12  # whole numbers that may be classes
 _ID = re.compile(r"(^|[\W_])(id|idx|index|nr|no|number|key|uuid|row)$|^(id|unnamed)", re.IGNORECASE)
 _NUMBERS, _CATEGORIES = "numbers", "categories"
@@ -45,6 +46,7 @@ class Column:
         values: Range or examples in words.
         texts: Its texts in order, if they are few.
         in_a_row: True if its integers count the rows.
+        spread: The 95th by the 5th percentile if all values are above 0, else 0.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Column:
     values: str = ""
     texts: Sequence[str] = ()
     in_a_row: bool = False
+    spread: float = 0.0
 
     def __str__(self) -> str:
         return self.type
@@ -128,7 +131,8 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
     numbers = [name for name in inputs if not columns[name].is_category]
     texts = [name for name in inputs if columns[name].is_category]
     groups = {key: names for key, names in ((_NUMBERS, numbers), (_CATEGORIES, texts)) if names}
-    rows = [_row(column, inputs, targets, column.left_out) for column in found.columns]
+    wide = [] if classes else [name for name in targets if columns[name].spread >= _WIDE]
+    rows = [_row(column, inputs, targets, column.left_out, wide) for column in found.columns]
     return Content(
         dataset=_dataset(found, groups, fields, used),
         train_samples=trained,
@@ -136,7 +140,7 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
         inputs=list(groups),
         fields=list(fields.values()),
         classes=classes,
-        normalized=_normalized(groups, {} if classes else fields),
+        normalized=_normalized(groups, {} if classes else fields, wide),
         notes=[f"{found.file} holds {found.samples} rows of", *_lines(rows), *_advice(columns, targets)],
         comments=_comments(groups, used),
         rows=rows,
@@ -219,9 +223,13 @@ def _dataset(
     }
 
 
-def _normalized(groups: Mapping[str, Sequence[str]], fields: Mapping[str, str]) -> dict[str, list[str]]:
-    names = [*([_NUMBERS] if _NUMBERS in groups else []), *(f"{plain}{TARGET}" for plain in fields.values())]
-    return {"component": names} if names else {}
+def _normalized(
+    groups: Mapping[str, Sequence[str]], fields: Mapping[str, str], wide: Sequence[str]
+) -> dict[str, list[str]]:
+    names = [_NUMBERS] if _NUMBERS in groups else []
+    names += [f"{plain}{TARGET}" for name, plain in fields.items() if name not in wide]
+    parts = {"component": names, "log": [f"{fields[name]}{TARGET}" for name in wide]}
+    return {part: names for part, names in parts.items() if names}
 
 
 def _comments(groups: Mapping[str, Sequence[str]], used: Sequence[Column]) -> dict[str, str]:
@@ -235,8 +243,18 @@ def _comments(groups: Mapping[str, Sequence[str]], used: Sequence[Column]) -> di
     }
 
 
-def _row(column: Column, inputs: Sequence[str], targets: Sequence[str], why: str | None) -> dict[str, str]:
-    role = "target" if column.name in targets else "input" if column.name in inputs else "not used"
+def _row(
+    column: Column, inputs: Sequence[str], targets: Sequence[str], why: str | None, wide: Sequence[str] = ()
+) -> dict[str, str]:
+    role = (
+        "target, as logarithm"
+        if column.name in wide
+        else "target"
+        if column.name in targets
+        else "input"
+        if column.name in inputs
+        else "not used"
+    )
     return {
         "column": column.name or "(no name)",
         "type": column.type,

@@ -10,19 +10,21 @@ from itertools import islice, product
 from random import Random
 from typing import Any
 
+from noether.config.components import SWEEP_DRAWS, SWEEP_SETTINGS, SweepTable
 from noether.config.metric_facts import metric_direction
-from noether.config.sweep import DRAWS, SETTINGS, SweepTable
 from noether.errors import SpecError
-from noether.spec.checks.metrics import MetricFlow, no_direction, unproduced
 from noether.spec.errors.problem import Finding, InvalidSpecError, Problem
 from noether.spec.errors.words import described, listed, quoted, toml_key, toml_literal
 from noether.spec.locate import TomlPath
+from noether.spec.metric_checks import MetricFlow, no_direction, unproduced
 from noether.spec.model import RunSpec
 from noether.spec.read.overrides import parse_path
 
 MOST_TRIALS = 10_000
 _DIGITS = 6
 """Significant digits of drawn numbers: short to read, and the same on machines whose logarithms differ in the last."""
+_OF_THE_SWEEP = ("output", "sweep")
+"""Keys that the sweep itself reads, once for all trials."""
 _MACHINERY = ("optim/", "profiling/", "data/", "model/", "stability/")
 
 
@@ -79,6 +81,11 @@ def arguments_of(values: Mapping[str, Any]) -> list[str]:
     return [f"{path}={toml_literal(value)}" for path, value in values.items()]
 
 
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the values of a trial as options of a command line."""
+    return [part for argument in arguments_of(values) for part in ("-s", argument)]
+
+
 def swept_paths(table: SweepTable) -> list[Swept]:
     """Return the paths of a sweep, in the order of the spec.
 
@@ -96,12 +103,14 @@ def _swept(tables: Mapping[str, Any], at: TomlPath, before: str) -> Iterator[Swe
     for key, value in tables.items():
         place = ("sweep", *at, key)
         path = f"{before}.{toml_key(key)}" if before else key if not at else toml_key(key)
-        if isinstance(value, dict) and value and not set(value) & set(DRAWS):
+        if isinstance(value, dict) and value and not set(value) & set(SWEEP_DRAWS):
             yield from _swept(value, (*at, key), path)  # `model.optimizer.lr = […]` without quotes
             continue
         found = _one(path, place, value)
         try:
-            parse_path(path)
+            if parse_path(path)[0] in _OF_THE_SWEEP:
+                message = f"found {path}, expected a path in which trials may differ: they share {_OF_THE_SWEEP[0]}"
+                found = Problem("conflicting-keys", place, message, "set it outside of [sweep]", on_key=True)
         except SpecError as error:
             message = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
             found = Problem("unknown-path", place, message, 'write a path: "model.optimizer.lr" = […]', on_key=True)
@@ -110,7 +119,7 @@ def _swept(tables: Mapping[str, Any], at: TomlPath, before: str) -> Iterator[Swe
 
 def _one(path: str, at: TomlPath, value: Any) -> Swept | Problem:
     """Return one path with its values, or the problem of its value."""
-    example = f"write a list, or one of {listed(f'{{ {draw} = […] }}' for draw in DRAWS)}"
+    example = f"write a list, or one of {listed(f'{{ {draw} = […] }}' for draw in SWEEP_DRAWS)}"
     if isinstance(value, list):
         if not value:
             return Problem("out-of-range", at, "found an empty list, expected at least one value", example)
@@ -194,7 +203,7 @@ def sweep_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
         yield from map(Finding, error.problems)
         return
     yield from map(Finding, _wrong_settings(spec.sweep, swept))
-    metric, at = spec.sweep.settings.metric, ("sweep", SETTINGS, "metric")
+    metric, at = spec.sweep.settings.metric, ("sweep", SWEEP_SETTINGS, "metric")
     if metric is None:
         return
     if not flow.producers(metric):
@@ -205,7 +214,7 @@ def sweep_findings(spec: RunSpec, flow: MetricFlow) -> Iterator[Finding]:
 
 
 def _wrong_settings(table: SweepTable, swept: Sequence[Swept]) -> Iterator[Problem]:
-    settings, at = table.settings, ("sweep", SETTINGS)
+    settings, at = table.settings, ("sweep", SWEEP_SETTINGS)
     if not swept:
         hint = 'for example "model.optimizer.lr" = [1e-3, 1e-2]'
         yield Problem("missing-key", ("sweep",), "no path in [sweep], expected at least one", hint)

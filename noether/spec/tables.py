@@ -17,9 +17,8 @@ from noether.errors import PluginError
 from noether.kernel.entries import COMMAND, PLUGIN, TABLE, Component, Entry, canonical, is_dotted, matching
 from noether.kernel.registry import LOCAL_PLUGIN, active_registry
 from noether.kernel.roles import check_role
-from noether.spec.describe.fields import components_in
-from noether.spec.errors.codes import CODES
-from noether.spec.errors.problem import Problem
+from noether.spec.errors.problem import CODES, Problem
+from noether.spec.fields import components_in
 from noether.spec.locate import TomlPath
 from noether.spec.model import RunSpec
 from noether.spec.read.layers import Origins

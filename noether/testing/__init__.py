@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from noether.testing.builders import RecordingDevice as RecordingDevice
     from noether.testing.builders import TinyData as TinyData
     from noether.testing.builders import make_callback as make_callback
     from noether.testing.builders import make_counter as make_counter
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from noether.testing.builders import make_trainer as make_trainer
     from noether.testing.builders import tiny_spec as tiny_spec
     from noether.testing.contract import Contract as Contract
-    from noether.testing.device import RecordingDevice as RecordingDevice
     from noether.testing.observers import CallbackContract as CallbackContract
     from noether.testing.observers import CommandContract as CommandContract
     from noether.testing.observers import RunPluginContract as RunPluginContract
@@ -37,8 +37,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "contract": ("Contract",),
-    "builders": ("TinyData", "make_callback", "make_counter", "make_data", "make_model", "make_trainer", "tiny_spec"),
-    "device": ("RecordingDevice",),
+    "builders": (
+        "RecordingDevice",
+        "TinyData",
+        "make_callback",
+        "make_counter",
+        "make_data",
+        "make_model",
+        "make_trainer",
+        "tiny_spec",
+    ),
     "observers": ("CallbackContract", "CommandContract", "RunPluginContract", "TrackerContract"),
     "parts": (
         "CollatorContract",

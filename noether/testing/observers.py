@@ -21,8 +21,7 @@ from noether.core.callbacks.tree import family
 from noether.errors import SpecError
 from noether.kernel.compile import HookWatch, watch_hooks
 from noether.kernel.entries import Component
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import implementation_options
+from noether.kernel.hookspecs import HOOKS, implementation_options
 from noether.metrics.figures import content_of, encoded
 from noether.metrics.metrics_file import MetricRecord
 from noether.metrics.results import ResultsFile, results_in

@@ -14,8 +14,7 @@ from noether.config.components import PeriodicDataIteratorCallbackConfig
 from noether.config.metric_facts import MetricFacts
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tracked import beside, precise, weighted
-from noether.data.batches import of_only_field, properties_of
-from noether.data.collators import MASK
+from noether.data.collators import MASK, of_only_field, properties_of
 from noether.errors import TrainingError
 from noether.kernel.names import TARGET
 from noether.training.accumulation import Weights, weights_of
@@ -43,10 +42,6 @@ class OfflineLossCallback(PeriodicDataIteratorCallback):
     every_n_epochs = 1
     dataset_key = "test"
     ```
-
-    Args:
-        callback_config: Interval and data set.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineLossCallbackConfig, **kwargs: Any) -> None:
@@ -276,10 +271,6 @@ class OfflineMetricsCallback(PeriodicDataIteratorCallback):
     dataset_key = "test"
     metrics = { elevation = ["rmse", "r2"] }
     ```
-
-    Args:
-        callback_config: Interval, data set, and metrics by field.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: OfflineMetricsCallbackConfig, **kwargs: Any) -> None:

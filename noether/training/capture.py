@@ -25,7 +25,7 @@ from noether.core.models.agreement import evaluation_weights
 from noether.core.models.base import ModelBase
 from noether.core.models.build import AdaptedModule
 from noether.errors import TrainingError
-from noether.kernel.stops import note
+from noether.kernel.participant import note
 from noether.optim.kernels import is_sharded
 from noether.training.forms import form_state
 from noether.training.state import TrainerParts

@@ -16,9 +16,9 @@ from noether.core.models.base import ModelBase
 from noether.data.randomness import preserved_rng, rng_snapshot
 from noether.optim.functional import FunctionalStep
 from noether.training.another_form import UnfitError
+from noether.training.graph_layout import Recorded, Unguarded, changed_by, is_settled, unguarded
 from noether.training.rehearsal import Attributes
 from noether.training.trainers.types import TrainerResult, check_parts, detached
-from noether.training.unguarded import Recorded, Unguarded, changed_by, is_settled, unguarded
 
 CHANGED = "something that the graph has read from model, loss or optimizer has changed"
 _CONTEXT = "Developer debug context:"

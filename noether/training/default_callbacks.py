@@ -22,7 +22,7 @@ from noether.kernel.dispatch import Dispatch
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
-from noether.spec.describe.fields import configs_in, item_ids
+from noether.spec.fields import configs_in, item_ids
 from noether.training.trainers.config import BaseTrainerConfig
 
 PRODUCERS = ("online-loss", "lr")

@@ -22,7 +22,7 @@ from noether.data.samplers import TaggedBatch
 from noether.errors import NonFiniteError
 from noether.kernel.compile import HookCall, HookWatch, active_watch, watch_hooks
 from noether.kernel.dispatch import Dispatch
-from noether.kernel.markers import is_when_due
+from noether.kernel.hookspecs import is_when_due
 from noether.kernel.participant import Participant
 from noether.training.state import TrainerParts
 from noether.training.stop import interruptible, take_up

@@ -15,7 +15,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from noether.kernel.stops import Interruption
+from noether.kernel.participant import Interruption
 
 _ONCE_S = 5.0
 

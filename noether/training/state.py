@@ -17,7 +17,7 @@ from noether.checkpoint.writer import CheckpointWriter
 from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
-from noether.core.initializers.base import InitializerBase
+from noether.core.initializers.weights import InitializerBase
 from noether.core.models.base import ModelBase
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader

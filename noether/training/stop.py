@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noether.core.callbacks.tree import family
 from noether.core.models.base import ModelBase
-from noether.kernel.stops import Interruption
+from noether.kernel.participant import Interruption
 from noether.training.capture import files_of, states_of
 from noether.training.signals import StopSignals
 from noether.training.state import RunState, TrainerParts

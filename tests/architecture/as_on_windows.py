@@ -1,4 +1,7 @@
-"""Run the command without what only POSIX systems have, as on Windows: their modules, signals and functions of `os`."""
+"""Run commands without what only POSIX systems have, as on Windows: their modules, signals and functions of `os`.
+
+Each argument is a command line without `noether`; the first one that fails is the last one.
+"""
 
 import asyncio  # noqa: F401  # used before the names below are gone: other packages ask for the system themselves
 import multiprocessing  # noqa: F401
@@ -41,4 +44,11 @@ sys.platform = "win32"
 
 from noether.__main__ import main  # noqa: E402
 
-main()
+for command in sys.argv[1:]:
+    print("noether", command)
+    sys.argv[1:] = command.split()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "noether"
@@ -32,10 +33,10 @@ KNOWN = {
     "cli/output.py": "a file that the command line names",
     "cli/package.py": "folders that the command line names, new or the user's own, and our own templates",
     "cli/spec.py: runs.iterdir": "the folder of all runs, for their names",
-    "cli/runs_report.py: webbrowser.open": "the page that the command has just written",
+    "cli/runs.py: webbrowser.open": "the page that the command has just written",
     "core/initializers/weights.py: output.iterdir": "the folder of all runs, for their names",
     "core/trackers/mlflow/client.py": "the folder of MLflow's own store",
-    "core/trackers/mlflow/logged_model.py: tempfile.TemporaryDirectory": "a temporary folder",
+    "core/trackers/mlflow/page.py: tempfile.TemporaryDirectory": "a temporary folder",
     "core/trackers/mlflow/requests.py: Image.open": "a copy in a temporary folder, for a tracker",
     "core/trackers/mlflow/requests.py: Path(copy).read_bytes": "a download in a temporary folder",
     "core/trackers/mlflow/requests.py: tempfile.TemporaryDirectory": "a temporary folder",
@@ -48,12 +49,12 @@ KNOWN = {
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",
-    "runs/checkpoints/export.py": "a file that the command line names",
+    "runs/predict/export.py": "a file that the command line names, and a copy in a temporary folder, for a tracker",
     "runs/console.py: os.open": "the null device, when nobody reads the output any more",
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
     "runs/measure/hook_costs.py: _SCHEDULER.read_text": "the system's account of this thread's time",
-    "runs/processes.py": "a temporary folder, for the exit code of the ranks",
-    "runs/ranks.py": "a temporary folder, for what a rank writes that leaves the run folder to another one",
+    "runs/outcome.py: Path(ended).open": "a temporary folder, for the exit code of the ranks",
+    "runs/ranks.py": "temporary folders, for that exit code, and for what a rank writes beside the run folder",
     "runs/predict/files.py": "files that the command line names",
     "runs/resume/facts.py": "source files of the project, and data files that the spec names, for their hashes",
     "runs/mirror/store.py": "objects of the store that the user names, by fsspec",
@@ -64,15 +65,11 @@ KNOWN = {
     "runs/sweep/journal.py: self.output.glob": "the folder of all runs, for the names of sweeps",
     "runs/process_state.py: path.read_text": "limits of the control group, which the kernel writes",
     "training/compiled.py: shutil.which": "the C++ compiler of this machine",
-    "runs/tracking/packing.py: (target / name).parent.mkdir": "a copy in a temporary folder, for a tracker",
-    "runs/tracking/packing.py: packed.resolved_spec_path.write_text": "a copy in a temporary folder, for a tracker",
-    "runs/tracking/packing.py: shutil.copyfileobj": "a file that `untrusted` has opened",
-    "runs/tracking/packing.py: target.open": "a copy in a temporary folder, for a tracker",
     "runs/tracking/tracking.py: folder.mkdir": "a temporary folder, for the copy of a model",
-    "runs/tracking/own_store.py: spec.read_text": "specs of the user's project",
-    "runs/tracking/own_store.py: top.glob": "specs of the user's project",
-    "runs/verify/compare.py": "runs that the command has made itself",
-    "runs/verify/interruption.py": "runs that the command has made itself",
+    "runs/tracking/tracking.py: spec.read_text": "specs of the user's project",
+    "runs/tracking/tracking.py: top.glob": "specs of the user's project",
+    "runs/resume/compare.py": "runs that the command has made itself",
+    "runs/resume/verify_resume.py": "runs that the command has made itself",
     "spec/read/document.py": "spec files; `spec/load` refuses links to and in run folders",
     "spec/overlay.py": "a spec that the command line names, or that is beside one; and in the folder of a sweep",
     "spec/tables.py: file.read_text": "`noether_plugin.py` of the project, for a hint",
@@ -101,9 +98,14 @@ def calls(tree: ast.AST) -> Iterator[str]:
             yield name
 
 
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}
+
+
+@cache
 def found() -> set[str]:
-    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
-    return {f"{name}: {call}" for name, text in texts.items() for call in calls(ast.parse(text))}
+    return {f"{name}: {call}" for name, tree in trees().items() for call in calls(tree)}
 
 
 def is_known(call: str) -> bool:
@@ -133,8 +135,8 @@ PRINT = {
 
 def test_text_is_printed_where_it_is_escaped() -> None:
     found = set()
-    for path in PACKAGE.rglob("*.py"):
-        names = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    for name, tree in trees().items():
+        names = (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
         if {"print", "sys.stdout.write", "sys.stderr.write"} & set(names):
-            found.add(path.relative_to(PACKAGE).as_posix())
+            found.add(name)
     assert found == PRINT.keys()

@@ -1,5 +1,6 @@
 """The command `noether`, and a project with code of its own beside the spec."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from noether.checkpoint.paths import checkpoint_folders, read_checkpoint
 from noether.cli.main import main
+from noether.runs.outcome import Outcome
 from noether.training.compiled_step import CompiledStep
 
 LAB = Path(__file__).parent / "lab"
@@ -62,3 +65,25 @@ def noether_command(workplace: Path, monkeypatch, capsys) -> Callable[..., Ended
         return Ended(int(ended.value.code or 0), printed.out, printed.err)
 
     return command
+
+
+@pytest.fixture
+def attempt() -> Callable[..., dict[str, Any]]:
+    """Read the record of an attempt at a run, by default the first."""
+
+    def read(run: Outcome | Path, number: int = 1) -> dict[str, Any]:
+        folder = run.run_dir if isinstance(run, Outcome) else run
+        record: dict[str, Any] = json.loads((folder / f"attempts/{number:04d}.json").read_text())
+        return record
+
+    return read
+
+
+@pytest.fixture
+def verified_updates() -> Callable[[Path], list[int]]:
+    """Reads every checkpoint of a run, each byte checked, and returns their updates."""
+
+    def read(run_dir: Path) -> list[int]:
+        return [read_checkpoint(step)[0].update for step in checkpoint_folders(run_dir / "checkpoints")]
+
+    return read

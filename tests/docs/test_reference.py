@@ -18,7 +18,7 @@ from noether.config.signature import SignatureConfig
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.registry import Registry
 from noether.spec import model
-from noether.spec.describe.explain import example_of
+from noether.spec.explain import example_of
 from noether.spec.model import RunSpec
 
 

@@ -19,8 +19,7 @@ import pytest
 
 from noether.errors import SpecError
 from noether.kernel.registry import Registry
-from noether.spec.errors.codes import CODES
-from noether.spec.errors.problem import Problem, problems_in
+from noether.spec.errors.problem import CODES, Problem, problems_in
 from noether.spec.errors.words import toml_path, visible
 from noether.spec.load import load_spec
 from noether.spec.read.overrides import Unset

@@ -1,13 +1,17 @@
 """Callbacks: the base classes and the callbacks that use a trainer through its protocol only."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from noether.config.components import PeriodicDataIteratorCallbackConfig
+from noether.core.callbacks import default
 from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig
-from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
-from noether.core.callbacks.checkpoint.interval import CheckpointCallback, CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.saving import (
+    BestCheckpointCallback,
+    BestCheckpointCallbackConfig,
+    CheckpointCallback,
+    CheckpointCallbackConfig,
+)
 from noether.core.callbacks.early_stoppers import (
     FixedEarlyStopperCallback,
     FixedEarlyStopperCallbackConfig,
@@ -24,17 +28,7 @@ from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIterat
 from noether.kernel.progress import EarlyStopIteration
 
 if TYPE_CHECKING:
-    from noether.core.callbacks.default import (
-        DatasetStatsCallback,
-        EtaCallback,
-        LearningRateCallback,
-        OnlineLossCallback,
-        ParameterCountCallback,
-        PeakMemoryCallback,
-        ProgressCallback,
-        TrainingStabilityCallback,
-        TrainTimeCallback,
-    )
+    from noether.core.callbacks.default import *  # noqa: F403
 
 __all__ = [
     "BestCheckpointCallback",
@@ -57,21 +51,12 @@ __all__ = [
     "PeriodicDataIteratorCallbackConfig",
     "TrackAdditionalOutputsCallback",
     "TrackAdditionalOutputsCallbackConfig",
-    "DatasetStatsCallback",
-    "EtaCallback",
-    "LearningRateCallback",
-    "OnlineLossCallback",
-    "ParameterCountCallback",
-    "PeakMemoryCallback",
-    "ProgressCallback",
-    "TrainTimeCallback",
-    "TrainingStabilityCallback",
 ]
+__all__ += default.__all__
 
 
 def __getattr__(name: str) -> Any:
     """Import a default callback when it is first used."""
-    default = import_module(f"{__name__}.default")
     if name not in default.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(default, name)

@@ -22,8 +22,7 @@ from noether.data.container import DataContainer
 from noether.errors import TrainingError
 from noether.kernel.dispatch import Dispatch
 from noether.kernel.entries import Component
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import GUARDED, inherited_no_op
+from noether.kernel.hookspecs import GUARDED, HOOKS, inherited_no_op
 from noether.kernel.progress import UpdateCounter
 from noether.metrics.log import LogWriter
 from noether.metrics.tracker import BaseTracker
@@ -248,6 +247,11 @@ class CallbackBase:
     @inherited_no_op
     def after_training(self, *, update_counter: UpdateCounter) -> None:
         """Log summaries and write the last files."""
+
+
+def logs(*keys: str) -> Any:
+    """Return the `produced_metrics` of a class that logs these keys and no others."""
+    return classmethod(lambda cls, config, facts: keys)
 
 
 class OneShotConfig(CallBackBaseConfig):

@@ -15,7 +15,7 @@ from torch import Tensor
 from noether.checkpoint.shards import Ranked
 from noether.core.callbacks.display import PassBar
 from noether.core.models.base import evaluating
-from noether.data.batches import moved
+from noether.data.collators import moved
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader, evaluation_pass
 from noether.data.samplers import SamplerIntervalConfig, TaggedBatch

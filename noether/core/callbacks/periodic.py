@@ -18,14 +18,13 @@ from noether.core.callbacks.base import CallbackBase, CallBackBaseConfig, explai
 from noether.core.callbacks.evaluation import DatasetPass, put_together
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
-from noether.data.batches import properties_of
+from noether.data.collators import properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import length_of
 from noether.data.samplers import SamplerIntervalConfig
 from noether.errors import DataError
 from noether.kernel.compile import active_watch, measured
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import inherited_no_op, unguarded, when_due
+from noether.kernel.hookspecs import HOOKS, inherited_no_op, unguarded, when_due
 from noether.kernel.participant import Binding, bind
 from noether.kernel.progress import Intervals, UpdateCounter, fires
 from noether.metrics.log import LogWriter

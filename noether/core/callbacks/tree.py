@@ -14,9 +14,8 @@ from noether.errors import SpecError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.names import free_name
-from noether.kernel.participant import Participant
+from noether.kernel.participant import OnStop, Participant
 from noether.kernel.progress import UpdateCounter
-from noether.kernel.stops import OnStop
 
 
 def build_callback(config: CallBackBaseConfig, default_kwargs: Mapping[str, Any]) -> CallbackBase:

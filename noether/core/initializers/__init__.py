@@ -1,10 +1,11 @@
 """Initializers: sources of the state that training begins with."""
 
-from noether.core.initializers.base import InitializerBase, InitializerConfig
+from noether.config.components import InitializerConfig
 from noether.core.initializers.resume import ResumeInitializer, ResumeInitializerConfig
 from noether.core.initializers.weights import (
     CheckpointInitializer,
     CheckpointInitializerConfig,
+    InitializerBase,
     PreviousRunInitializer,
     PreviousRunInitializerConfig,
 )

@@ -8,11 +8,15 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from noether.checkpoint.manifest import WEIGHTS
-from noether.checkpoint.names import LATEST, Checkpoint
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import LATEST, Checkpoint, SavedCheckpoint
 from noether.checkpoint.state import CheckpointState
-from noether.core.initializers.base import InitializerBase, InitializerConfig
-from noether.core.initializers.weights import checkpoints_of, is_checkpoint, run_below
+from noether.config.components import InitializerConfig
+from noether.core.initializers.weights import (
+    InitializerBase,
+    checkpoints_of,
+    is_checkpoint,
+    run_below,
+)
 from noether.core.models.base import ModelBase
 from noether.core.protocols import RunningTrainer
 from noether.errors import CheckpointError

@@ -22,7 +22,7 @@ from noether.core.models.recompute import recompute
 from noether.data.randomness import rng_snapshot
 from noether.errors import placed
 from noether.optim.build import matching
-from noether.spec.describe.fields import configs_in
+from noether.spec.fields import configs_in
 from noether.spec.locate import TomlPath
 
 

@@ -165,7 +165,10 @@ def _column(table: Table, name: str, as_text: bool, is_flag: bool) -> Column:
     if max(-low, high) > (2**53 if kind == "integer" else 1e150):
         return Column(name, "huge", samples, missing, different, f"{low:.6g} … {high:.6g}")
     in_a_row = kind == "integer" and different == len(values) == high - low + 1
-    return Column(name, kind, samples, missing, different, f"{low:.6g} … {high:.6g}", in_a_row=in_a_row)
+    small, large = np.quantile(values.astype(float), [0.05, 0.95])
+    spread = float(large / small) if low > 0 else 0.0
+    shown = f"{low:.6g} … {high:.6g}"
+    return Column(name, kind, samples, missing, different, shown, in_a_row=in_a_row, spread=spread)
 
 
 # Arrays on disk

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.checkpoint.best import BestCheckpointCallback
+from noether.core.callbacks.checkpoint.saving import BestCheckpointCallback
 from noether.core.callbacks.periodic import PeriodicCallback, PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import family
 from noether.kernel.discovery import PERIODIC
 from noether.kernel.dispatch import Dispatch
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import interval_of, is_when_due
+from noether.kernel.hookspecs import HOOKS, interval_of, is_when_due
 from noether.kernel.participant import Implementation, Participant
 from noether.kernel.progress import Intervals, UpdateCounter
 from noether.runs.prepare import Run

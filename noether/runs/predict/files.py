@@ -20,8 +20,7 @@ from noether.config.components import DatasetBaseConfig
 from noether.core.callbacks.display import PassBar
 from noether.data.dataset import InMemoryDataset
 from noether.data.sources.columns import TABLES, ArraysConfig
-from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.sources.file import FileConfig, FileDataset, column_names
+from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset, column_names
 from noether.data.sources.images import ImagesConfig, labelled_images, raw_images
 from noether.data.sources.mapped import open_arrays
 from noether.errors import DataError, UsageError

@@ -14,8 +14,8 @@ from torch import Tensor
 from noether.checkpoint.paths import PathProvider
 from noether.checkpoint.saved import SavedCheckpoint
 from noether.config.components import DatasetBaseConfig
-from noether.data.batches import lacking, properties_of
 from noether.data.build import build_data
+from noether.data.collators import lacking, properties_of
 from noether.data.container import DataContainer
 from noether.data.dataset import Batch, Dataset
 from noether.data.fetch import Fetch, fetch_of

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from noether.config.base import component_of
-from noether.data.batches import by_field as parts_by_field
-from noether.data.batches import moved, of_only_field, properties_of, selected
-from noether.data.collators import BATCH_INDEX
+from noether.data.collators import BATCH_INDEX, moved, of_only_field, properties_of, selected
+from noether.data.collators import by_field as parts_by_field
 from noether.data.dataset import Batch
 from noether.data.fetch import Fetch
 from noether.data.randomness import EVALUATION_EPOCH

@@ -12,8 +12,8 @@ from noether.errors import UsageError
 from noether.runs.folder.run_folder import RunFolder, environment_changes
 from noether.runs.resume.facts import VALUE, changed_facts, code_changes
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
-from noether.spec.diff import ABSENT, Difference, differences
 from noether.spec.model import RunSpec, resolved_tables
+from noether.spec.overlay import ABSENT, Difference, differences
 
 _LIMITS = ("trainer.max_epochs", "trainer.max_updates", "trainer.max_samples")
 FREE = (

@@ -18,8 +18,8 @@ from noether.config.components import DatasetBaseConfig
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.kernel.trust import ALWAYS_TRUSTED, lies_in_libraries
-from noether.spec.describe.fields import components_in, configs_in
 from noether.spec.errors.words import toml_path
+from noether.spec.fields import components_in, configs_in
 from noether.spec.model import RunSpec, dumped
 
 SALT, VALUE, CODE, VERSION, DATA = "salt", "value ", "code ", "version ", "data "

@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from noether.config.sweep import SweepSettings
+from noether.config.components import SweepSettings
 from noether.errors import NoetherError, UsageError
 from noether.runs.sweep.journal import Journal, Record
-from noether.spec.checks.metrics import metric_flow
-from noether.spec.diff import ABSENT, differences
 from noether.spec.errors.problem import MAX_PROBLEMS, InvalidSpecError, Problem
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.locate import TomlPath
+from noether.spec.metric_checks import metric_flow
 from noether.spec.model import resolved_tables
-from noether.spec.overlay import MARK, write_overlay
+from noether.spec.overlay import ABSENT, MARK, differences, write_overlay
 from noether.spec.read.layering import layered, override
 from noether.spec.read.layers import value_of
 from noether.spec.sweep import (
     Objective,
     Swept,
-    arguments_of,
     known_trials,
     method_of,
     objective_of,
@@ -191,10 +189,6 @@ class SweepPlan:
             key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.") for path in paths
         )
 
-    def arguments(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the options of a command line with the values of a trial."""
-        return [part for argument in arguments_of(values) for part in ("-s", argument)]
-
     def write_best(self, trial_id: str, values: Mapping[str, Any], path: Path | None = None) -> Path | None:
         """Write an overlay with the values of the best trial; return its path, None if it cannot be in the folder.
 
@@ -208,14 +202,7 @@ class SweepPlan:
         """
         remarks = [f"{MARK} sweep`: the values of {trial_id}, compared by {self.objective.words}."]
         try:
-            return write_overlay(
-                self.loaded,
-                path or self.journal.folder / "best.toml",
-                values,
-                remarks,
-                self.trial(values),
-                self.options,
-            )
+            return write_overlay(self.loaded, path or self.journal.folder / "best.toml", values, remarks, self.options)
         except UsageError:
             if path is not None:
                 raise

@@ -18,7 +18,7 @@ import sys
 import threading
 from typing import Any
 
-from noether.kernel.markers import hookimpl
+from noether.kernel.hookspecs import hookimpl
 from noether.kernel.progress import EarlyStopIteration, UpdateCounter
 
 SWEEP, METRIC = "NOETHER_SWEEP", "NOETHER_SWEEP_METRIC"

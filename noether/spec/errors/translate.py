@@ -15,10 +15,9 @@ from noether.config.signature import SignatureConfig
 from noether.kernel.entries import PLUGIN, ROLES, TABLE
 from noether.kernel.names import nearest
 from noether.kernel.registry import active_registry
-from noether.spec.describe.fields import alternatives, class_at, class_of, item_at
-from noether.spec.errors.codes import CODES
-from noether.spec.errors.problem import MAX_PROBLEMS, Problem
+from noether.spec.errors.problem import CODES, MAX_PROBLEMS, Problem
 from noether.spec.errors.words import BOUNDS, TYPES, described, quoted, toml_path
+from noether.spec.fields import alternatives, class_at, class_of, item_at
 from noether.spec.locate import TomlPath
 from noether.spec.tables import hint_for_local_table
 

@@ -25,6 +25,7 @@ BOUNDS = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "below"
 """Words for the bounds of a number, by pydantic's name of the bound."""
 _CONTROL = re.compile("[\x7f-\x9f]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MOST = 60  # characters of a quotation
 
 
 def toml_literal(value: Any) -> str:
@@ -75,11 +76,11 @@ def toml_path(path: Sequence[str | int]) -> str:
     return ".".join(str(part) if isinstance(part, int) or _BARE_KEY.fullmatch(part) else quoted(part) for part in path)
 
 
-def quoted(text: str, limit: int = 60) -> str:
-    """Return text in quotes for a message: cut to `limit`, secrets masked, control and direction characters escaped."""
+def quoted(text: str) -> str:
+    """Return text in quotes for a message: cut, secrets masked, control and direction characters escaped."""
     text = mask(text)
-    shown = visible(text[:limit])
-    return f'"{shown}…"' if len(text) > limit else f'"{shown}"'
+    shown = visible(text[:_MOST])
+    return f'"{shown}…"' if len(text) > _MOST else f'"{shown}"'
 
 
 def visible(text: str) -> str:
@@ -92,6 +93,33 @@ def visible(text: str) -> str:
 def visible_lines(text: str) -> str:
     """Return text of several lines with control and direction characters escaped; line ends and tabs stay."""
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
+
+
+def counted(number: float, unit: str, plural: str = "s") -> str:
+    """Return a number with its unit, singular or plural: `1 update`, `2.5 epochs`."""
+    text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
+    return f"{text} {unit}{'' if text == '1' else plural}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration with its two largest units: `3.2 s`, `1 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
+
+
+def in_columns(lines: Sequence[Sequence[str]], ends_right: Sequence[bool]) -> list[str]:
+    """Return lines of cells in columns, never wrapped or cut; those of `ends_right` end at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
+    return [
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def listed(names: Iterable[str]) -> str:

@@ -84,10 +84,10 @@ def _exceeded(items: int, parts: int, depth: int) -> str | None:
     return _TOO_DEEP if depth > MAX_DEPTH else None
 
 
-def depth_of(document: Any, limit: int = MAX_DEPTH) -> int:
-    """Return the depth of nested tables and lists, counted to at most one beyond `limit`."""
+def depth_of(document: Any) -> int:
+    """Return the depth of nested tables and lists, counted to at most one beyond `MAX_DEPTH`."""
     level, depth = [document], 0
-    while level and depth <= limit:
+    while level and depth <= MAX_DEPTH:
         containers = [value for value in level if isinstance(value, (dict, list, tuple))]
         level = [
             item

@@ -11,13 +11,11 @@ from typing import Any
 from pydantic import BaseModel, SecretBytes, SecretStr
 
 from noether.config.discriminated import Discriminated
-from noether.config.secrets import remember_password_in, remember_secret, withhold
-from noether.spec.describe.fields import alternatives, annotation_at
-from noether.spec.errors.codes import CODES
-from noether.spec.errors.problem import Problem
+from noether.config.secrets import Reference, remember_password_in, remember_secret, withhold
+from noether.spec.errors.problem import CODES, Problem
+from noether.spec.fields import alternatives, annotation_at
 from noether.spec.locate import TomlPath
 from noether.spec.read.layers import Node, value_of
-from noether.spec.read.reference import Reference
 
 
 def passwords_in(table: Any, references: Container[TomlPath], path: TomlPath = ()) -> Iterator[Problem]:

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from noether.config.secrets import Reference, is_reference
 from noether.spec.errors.problem import Problem, problem_at
 from noether.spec.errors.words import listed, quoted, suggestion
 from noether.spec.locate import Located, Locations, Place, SourceText, Span, TomlPath
-from noether.spec.read.reference import Reference, is_reference
 
 BEGINNING = "value = "
 """Text put before the value of an argument to make it TOML."""

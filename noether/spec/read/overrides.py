@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from noether.config.secrets import Reference
 from noether.errors import SpecError
-from noether.spec.describe.fields import item_ids, role_of_items
 from noether.spec.errors.problem import InvalidSpecError, Problem, problem_at
 from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path, toml_string, visible
+from noether.spec.fields import item_ids, role_of_items
 from noether.spec.locate import Place, SourceText, Span, TomlPath
 from noether.spec.read.document import MAX_DEPTH, parse_toml, plain
 from noether.spec.read.layers import BEGINNING, ArgumentLayer, Layer, Node, Source, merged, node_of, value_of
-from noether.spec.read.reference import Reference
 
 _LONGEST = 80  # characters of an argument in a hint
 _STRING = r"""("(?:[^"\\]|\\.)*"|'[^']*')"""

@@ -24,7 +24,7 @@ from noether.data.randomness import mix, seed_sample
 from noether.errors import NoetherError, SpecError, TrainingError, UsageError, error_text, notes_of
 from noether.kernel.watchdog import write_stacks
 from noether.optim.kernels import is_sharded
-from noether.training.parallel.batch_norm import of_all_ranks
+from noether.training.parallel.gradients import of_all_ranks
 from noether.training.parallel.one import WORLD_SIZE, Parallel, Place, Single, restarts_in, timeout_in, world_of
 
 T = TypeVar("T")

@@ -26,15 +26,7 @@ _HOMES = {
     "WeightedLossTrainer": "weighted_loss",
     "WeightedLossTrainerConfig": "weighted_loss",
 }
-__all__ = [
-    "BaseTrainer",
-    "BaseTrainerConfig",
-    "Counted",
-    "LossResult",
-    "TrainerResult",
-    "WeightedLossTrainer",
-    "WeightedLossTrainerConfig",
-]
+__all__ = sorted(_HOMES)  # the names above
 
 
 def __getattr__(name: str) -> Any:

@@ -20,11 +20,10 @@ from noether.config.metric_facts import MetricPropertyProvider
 from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import participants_of
-from noether.core.initializers.base import CalledOnce, InitializerBase
+from noether.core.initializers.weights import CalledOnce, InitializerBase
 from noether.core.models.agreement import require_agreement, require_sizes
 from noether.core.models.base import ModelBase
-from noether.data.batches import by_field, moved, properties_of, selected
-from noether.data.collators import MASK
+from noether.data.collators import MASK, by_field, moved, properties_of, selected
 from noether.data.container import DataContainer
 from noether.data.loader import TrainingLoader
 from noether.data.randomness import preserved_rng

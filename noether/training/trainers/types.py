@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
-from noether.data.batches import named_parts
+from noether.data.collators import named_parts
 from noether.errors import TrainingError
 
 Count: TypeAlias = float | Tensor | Literal["sum"]

@@ -16,8 +16,7 @@ from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.config.parameters import label
 from noether.config.signature import SignatureConfig
-from noether.data.batches import by_field, described, of_only_field
-from noether.data.collators import MASK
+from noether.data.collators import MASK, by_field, described, of_only_field
 from noether.data.dataset import gathering, length_of
 from noether.errors import DataError, TrainingError
 from noether.kernel.names import TARGET

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from noether_plugin_neuralop.fields import prediction_of, require
+from noether_plugin_neuralop.callbacks import prediction_of, require
 
 from noether.errors import TrainingError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from noether_plugin_neuralop.figure import drawn
+from noether_plugin_neuralop.callbacks import drawn
 
 import noether
 

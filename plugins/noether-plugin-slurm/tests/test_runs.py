@@ -10,8 +10,7 @@ import pytest
 import submitit
 import tomli_w
 from noether_plugin_slurm.command import app
-from noether_plugin_slurm.submit import command_of, submit
-from noether_plugin_slurm.table import SlurmTable
+from noether_plugin_slurm.submit import SlurmTable, command_of, submit
 from typer.testing import CliRunner
 
 import noether

@@ -12,8 +12,7 @@ import pytest
 import submitit
 import tomli_w
 from noether_plugin_slurm.attempt import Attempt
-from noether_plugin_slurm.submit import command_of, submit
-from noether_plugin_slurm.table import SlurmTable
+from noether_plugin_slurm.submit import SlurmTable, command_of, submit
 
 from noether.errors import UsageError
 from noether.testing import tiny_spec

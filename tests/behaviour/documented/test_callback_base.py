@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from noether.checkpoint.names import CheckpointNames
+from noether.checkpoint.saved import CheckpointNames
 from noether.core.callbacks import CallbackBase, PeriodicCallback
 from noether.core.models.build import AdaptedModule
 from noether.testing import make_counter, make_model

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from noether.checkpoint.names import CheckpointNames
+from noether.checkpoint.saved import CheckpointNames
 from noether.core.callbacks import PeriodicCallback
 from noether.testing import make_counter, make_model
 

@@ -25,8 +25,7 @@ import torch
 from safetensors.torch import load, save
 
 import noether
-from noether.checkpoint.names import CheckpointNames
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import CheckpointNames, SavedCheckpoint
 from noether.core.initializers.weights import read_weights
 from noether.data.sources.columns import read_arrays
 from noether.errors import CheckpointError, DataError

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import noether
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import Checkpoint, CheckpointNames, SavedCheckpoint
 from noether.checkpoint.state import callback_file
 from noether.core.initializers.weights import run_below
 from noether.errors import NoetherError

@@ -10,8 +10,8 @@ import shutil
 import pytest
 
 import noether
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import checkpoint_folders
+from noether.checkpoint.saved import CheckpointNames
 from noether.errors import CheckpointError, UsageError
 from noether.runs.folder.lock import RunLock
 from noether.runs.resume.resume import resume

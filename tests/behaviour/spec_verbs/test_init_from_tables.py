@@ -85,6 +85,14 @@ def test_a_csv_trains_and_predicts_in_its_units(init, noether_command):
     assert '"wood" in row 1 below the header' in ended.err
 
 
+@pytest.mark.parametrize(("least", "said", "methods"), [(1e-4, "as logarithm", [None, "log"]), (0.0, "target", [None])])
+def test_a_target_above_0_over_powers_of_ten_is_learned_as_its_logarithm(init, least, said, methods):
+    rows = [[number % 7, least + (number / 60) ** 8] for number in range(60)]
+    spec, told = init("--data", write("wide.csv", rows, ["a", "b"]), "--targets", "b")
+    assert [table.get("method") for table in spec["transforms"]] == methods
+    assert told.splitlines()[2].endswith(said)
+
+
 def test_a_target_of_texts_is_a_classification_whose_predictions_have_names(init, noether_command):
     draw = random.Random(0)
     rows = [[draw.gauss(3 * kind, 1), draw.gauss(kind, 1), "abc"[kind]] for kind in range(3) for _ in range(20)]

@@ -10,7 +10,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-from noether.core.trackers.mlflow.names import Names
+from noether.core.trackers.mlflow.config import Names
 
 SLOW_S = 5.0
 TOO_MANY = 2

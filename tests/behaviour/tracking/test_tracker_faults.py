@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noether.core.trackers.mlflow.names import Names
+from noether.core.trackers.mlflow.config import Names
 
 HERE = Path(__file__).parent
 RESUMED = 3  # faulty requests that the resumed process meets

@@ -9,7 +9,7 @@ import pytest
 import noether
 from noether.core.trackers import BaseTracker
 from noether.core.trackers.mlflow import MlflowTracker
-from noether.core.trackers.mlflow.names import Names
+from noether.core.trackers.mlflow.config import Names
 from noether.runs.tracking.sync import sync_trackers
 
 # MLflow's own models use what SQLAlchemy 2.1 deprecates.

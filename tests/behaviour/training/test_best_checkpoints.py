@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import checkpoint_folders
+from noether.checkpoint.saved import CheckpointNames
 from noether.errors import SpecError
 
 METRIC = "loss/test/total"

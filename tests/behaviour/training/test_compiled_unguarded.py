@@ -14,8 +14,8 @@ from noether.core.callbacks.base import CallbackBase
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.build import AdaptedModule
 from noether.testing import make_model, make_trainer
+from noether.training.graph_layout import Unguarded
 from noether.training.trainers.types import TrainerResult
-from noether.training.unguarded import Unguarded
 
 pytestmark = pytest.mark.usefixtures("traced")
 LONG = pytest.mark.long  # each is traced twice, which takes a second or more

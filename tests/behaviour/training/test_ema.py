@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import ResumptionPaths, checkpoint_folders
+from noether.checkpoint.saved import CheckpointNames
 from noether.core.models.composite import CompositeModel
 from noether.data.container import DataContainer
 from noether.data.dataset import InMemoryDataset

@@ -8,7 +8,7 @@ from torch import nn
 
 from noether.config.components import CallBackBaseConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.checkpoint.interval import CheckpointCallback
+from noether.core.callbacks.checkpoint.saving import CheckpointCallback
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.models.mlp import MLP, MLPConfig
 from noether.testing import make_model, make_trainer

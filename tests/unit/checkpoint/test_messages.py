@@ -4,10 +4,9 @@ import torch
 
 from noether.checkpoint.durable import probe
 from noether.checkpoint.manifest import Manifest
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, read_file, read_manifest
 from noether.checkpoint.retention import pin
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import CheckpointNames, SavedCheckpoint
 from noether.checkpoint.state import CheckpointState, callback_file
 from noether.checkpoint.state_tree import split_state
 from noether.checkpoint.tensor_file import TensorFile, decode_tensors

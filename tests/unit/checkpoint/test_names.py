@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 from noether.errors import CheckpointError

@@ -17,8 +17,7 @@ from noether.core.callbacks.checkpoint.averages import (
     flattened,
     load_averages,
 )
-from noether.core.callbacks.checkpoint.interval import check_parts
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.callbacks.checkpoint.saving import check_parts
 from noether.core.callbacks.evaluation import put_together
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.initializers import ResumeInitializerConfig
@@ -29,7 +28,7 @@ from noether.core.models.cnn import CNN, CNNConfig
 from noether.core.models.composite import CompositeModel
 from noether.core.models.mlp import MLP, MLPConfig
 from noether.core.models.recompute import recompute
-from noether.core.models.weights import match_weights
+from noether.core.models.weights import LiveWeights, match_weights
 from noether.core.trackers.mlflow.store import resolve_store
 from noether.kernel.entries import Component
 from noether.testing import make_callback, make_counter, make_model, make_trainer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from noether.data.batches import first_of, moved, properties_of, selected
+from noether.data.collators import first_of, moved, properties_of, selected
 from noether.errors import TrainingError
 
 META = torch.device("meta")

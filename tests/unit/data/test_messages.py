@@ -19,8 +19,7 @@ from noether.data.mixtures import joined
 from noether.data.samplers import TrainingOrder, updates_per_epoch
 from noether.data.sampling import Mixed, order_of
 from noether.data.sources.columns import checked_names, facts_of, read_arrays
-from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
 from noether.data.splits import split_indices
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.data.views import PreparedDatasets, subset
@@ -50,8 +49,8 @@ class OneBuffer(Uneven):
         return {"x": self.x.fill_(index)}
 
 
-def normalize(name: str) -> Normalize:
-    return Normalize(NormalizeConfig(kind="normalize", properties=[name]))
+def normalize(name: str, method: str = "mean-std") -> Normalize:
+    return Normalize(NormalizeConfig(kind="normalize", properties=[name], method=method))
 
 
 def test_messages(golden: Any, tmp_path: Path) -> None:
@@ -162,6 +161,7 @@ def of_transforms() -> dict[str, Any]:
         ),
         "no samples": lambda: normalize("x").fit(InMemoryDataset({"x": torch.empty(0)})),
         "NaN": lambda: normalize("x").fit(InMemoryDataset({"x": torch.tensor([torch.nan])})),
+        "a number without a logarithm": lambda: normalize("x", "log").fit(InMemoryDataset({"x": torch.zeros(1)})),
         "a transform that is not fitted": lambda: normalize("x")({"x": torch.ones(2)}),
         "statistics of another property": lambda: normalize("x").load_state_dict({"y/shift": torch.ones(())}),
     }

@@ -21,7 +21,7 @@ from noether.data.staging import AHEAD, SHARE, Stage, require_resident, residenc
 from noether.data.transforms import Transform
 from noether.errors import DataError
 from noether.testing import RecordingDevice
-from noether.testing.device import RecordedCopy
+from noether.testing.builders import RecordedCopy
 
 CPU = torch.device("cpu")
 
@@ -147,7 +147,7 @@ def test_a_copy_that_is_late_is_waited_for_before_its_buffer_is_overwritten(monk
 
     device = RecordingDevice()
     monkeypatch.setattr(container, "device_of", lambda _: device)
-    monkeypatch.setattr("noether.testing.device.RecordedCopy", Lazy)
+    monkeypatch.setattr("noether.testing.builders.RecordedCopy", Lazy)
     found = batches(DATA["rows of tensors"]())
     monkeypatch.setattr(container, "device_of", lambda _: None)
     assert "wait" in device.calls

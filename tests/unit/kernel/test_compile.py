@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from noether.kernel import compile as compile_module
 from noether.kernel import hookimpl, hookspecs
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import when_due
+from noether.kernel.hookspecs import HOOKS, when_due
 from noether.kernel.participant import Participant
 
 HOOK = "after_update"

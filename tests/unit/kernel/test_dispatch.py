@@ -11,8 +11,7 @@ import pytest
 import noether
 from noether.errors import PluginError
 from noether.kernel.dispatch import Dispatch, compile_dispatch
-from noether.kernel.hookspecs import HOOKS
-from noether.kernel.markers import inherited_no_op, when_due
+from noether.kernel.hookspecs import HOOKS, inherited_no_op, when_due
 from noether.kernel.participant import Participant
 from noether.kernel.progress import NEVER
 

@@ -10,7 +10,7 @@ import pytest
 from noether.kernel import hookimpl
 from noether.kernel.compile import HookWatch, Timers, print_call, watch_hooks
 from noether.kernel.dispatch import compile_dispatch
-from noether.kernel.markers import every
+from noether.kernel.hookspecs import every
 from noether.kernel.participant import Participant
 from noether.kernel.progress import EarlyStopIteration, TrainingIteration, UpdateCounter
 

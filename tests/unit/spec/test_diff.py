@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.spec.diff import ABSENT, differences, differing_settings, value_at
+from noether.spec.overlay import ABSENT, differences, differing_settings, value_at
 from noether.spec.read.overrides import parse_path
 
 SPEC = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from noether.spec.describe.fields import ID
+from noether.spec.fields import ID
 
 
 @pytest.mark.parametrize("name", ["val", "0.9", "a.b", "_a", "a-", "a..b"])

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from noether.config.sweep import SweepTable
+from noether.config.components import SweepTable
 from noether.errors import SpecError
-from noether.spec.checks.metrics import metric_flow
 from noether.spec.errors.problem import InvalidSpecError
 from noether.spec.load import load_spec
+from noether.spec.metric_checks import metric_flow
 from noether.spec.sweep import arguments_of, drawn, known_trials, method_of, objective_of, swept_paths
 
 LR = "model.optimizer.lr"
@@ -134,6 +134,7 @@ def test_values_become_arguments_of_the_command_line() -> None:
         ({LR: {"uniform": [2.0, 1.0]}, "settings": {"trials": 2}}, ["wrong-value"]),
         ({LR: {"int_uniform": [1.5, 2]}, "settings": {"trials": 2}}, ["wrong-value"]),
         ({LR: {"uniform": [1.0]}, "settings": {"trials": 2}}, ["wrong-value"]),
+        ({"output": ["a", "b"], "sweep.settings.name": ["a", "b"]}, ["conflicting-keys"] * 2),
         ({LR: {"uniform": [1.0, 2.0], "choice": [3]}}, ["wrong-type"]),
         ({LR: {"choice": []}}, ["wrong-type"]),
         ({"a..b": [1]}, ["unknown-path"]),

@@ -26,9 +26,8 @@ from noether.testing import (
     TrainerContract,
     TransformContract,
 )
-from noether.testing.builders import merged, tiny_spec
+from noether.testing.builders import graphs_on_cpu, merged, tiny_spec
 from noether.testing.contract import Contract
-from noether.testing.device import graphs_on_cpu
 from noether.training.trainers import BaseTrainer, WeightedLossTrainer
 
 EVERY = {"every_n_updates": 1}

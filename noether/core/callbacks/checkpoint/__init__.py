@@ -1,8 +1,12 @@
 """Callbacks that request checkpoints."""
 
-from noether.core.callbacks.checkpoint.best import BestCheckpointCallback, BestCheckpointCallbackConfig
 from noether.core.callbacks.checkpoint.ema import EmaCallback, EmaCallbackConfig
-from noether.core.callbacks.checkpoint.interval import CheckpointCallback, CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.saving import (
+    BestCheckpointCallback,
+    BestCheckpointCallbackConfig,
+    CheckpointCallback,
+    CheckpointCallbackConfig,
+)
 
 __all__ = [
     "BestCheckpointCallback",

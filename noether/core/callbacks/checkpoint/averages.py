@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import PathProvider, ResumptionPaths, checkpoint_folders
-from noether.checkpoint.saved import SavedCheckpoint
+from noether.checkpoint.saved import CheckpointNames, SavedCheckpoint
 from noether.checkpoint.shards import in_shards_of
 from noether.checkpoint.state import callback_file
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.models.weights import LiveWeights
 from noether.errors import CheckpointError, SpecError, TrainingError
 from noether.optim.kernels import is_sharded, local, sharing
 

@@ -14,21 +14,20 @@ from noether.checkpoint.paths import PathProvider
 from noether.config.base import refused
 from noether.config.components import CallBackBaseConfig
 from noether.config.discriminated import Discriminated
-from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.base import CallbackBase
+from noether.core.callbacks.base import CallbackBase, logs
 from noether.core.callbacks.checkpoint.averages import (
     Average,
     find_averages,
     flattened,
     load_averages,
 )
-from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights, shares_memory
+from noether.core.callbacks.checkpoint.saving import CheckpointCallbackConfig
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 from noether.core.callbacks.tree import NestedCallbacks
 from noether.core.models.base import ModelBase
+from noether.core.models.weights import LiveWeights, shares_memory
 from noether.errors import TrainingError
-from noether.kernel.markers import when_due
+from noether.kernel.hookspecs import when_due
 from noether.kernel.progress import UpdateCounter
 
 
@@ -104,10 +103,6 @@ class EmaCallback(PeriodicCallback):
     dataset_key = "test"
     ```
 
-    Args:
-        callback_config: Factors, interval of saving, and callbacks to run on averaged weights.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Attributes:
         eval_callbacks: The children by factor.
     """
@@ -143,10 +138,7 @@ class EmaCallback(PeriodicCallback):
             checkpoint_writer=self.checkpoint_writer.standing_for(self, str(factor), is_whole=None in self.model_paths),
         )
 
-    @classmethod
-    def produced_metrics(cls, config: EmaCallbackConfig, facts: MetricFacts) -> tuple[str, ...]:
-        """Return no keys: only its children log."""
-        return ()
+    produced_metrics = logs()  # only its children log
 
     @classmethod
     def child_metric_prefixes(cls, config: EmaCallbackConfig) -> tuple[str, ...]:

@@ -42,10 +42,6 @@ class OnlineLossCallback(PeriodicCallback):
     kind = "online-loss"
     every_n_epochs = 1
     ```
-
-    Args:
-        callback_config: The interval.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     calls_model = False

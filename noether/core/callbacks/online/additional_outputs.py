@@ -102,10 +102,6 @@ class TrackAdditionalOutputsCallback(PeriodicCallback):
     keys = ["surface_loss"]
     ```
 
-    Args:
-        callback_config: Interval, outputs, and where to log or save them.
-        **kwargs: Arguments of `PeriodicCallback`.
-
     Attributes:
         tracked_values: Values of the current interval, by output. If only the device knows which updates were applied,
             those of all updates, until a checkpoint asks.

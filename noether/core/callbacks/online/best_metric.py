@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from noether.config.components import CallBackBaseConfig
 from noether.config.metric_facts import MetricFacts
-from noether.core.callbacks.best_value import BestValue, direction_of
+from noether.core.callbacks.early_stoppers import BestValue, direction_of
 from noether.core.callbacks.periodic import IntervalType, PeriodicCallback
 
 
@@ -55,10 +55,6 @@ class BestMetricCallback(PeriodicCallback):
     source_metric_key = "loss/val/total"
     target_metric_keys = ["loss/test/total"]
     ```
-
-    Args:
-        callback_config: Interval, source and targets.
-        **kwargs: Arguments of `PeriodicCallback`.
 
     Attributes:
         higher_is_better: True if higher values of the source are better.

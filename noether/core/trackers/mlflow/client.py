@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noether.config.secrets import remember_password_in, remember_secret
-from noether.core.trackers.mlflow.names import is_of_the_machine
+from noether.core.trackers.mlflow.config import is_of_the_machine
 from noether.core.trackers.mlflow.store import Store, checked_client
 from noether.metrics.tracker import RunDescription, TrackerError, TrackerRefusedError, TrackerSettingError
 

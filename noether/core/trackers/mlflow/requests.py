@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar
 
 from noether.core.trackers.mlflow.client import RUN_ID_TAG
-from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH
-from noether.core.trackers.mlflow.names import Names, is_of_the_machine, mlflow_name
+from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH, Names, is_of_the_machine, mlflow_name
 from noether.core.trackers.mlflow.store import RequestTooLargeError
 from noether.metrics.delivery import process_facts
 from noether.metrics.metrics_file import MetricRecord

@@ -70,16 +70,7 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
     """
     uri = tracking_uri or environment.get("MLFLOW_TRACKING_URI")
     if not uri:
-        run = run_folder_of(folder)
-        database = (folder if run is None else run.parent).resolve() / DATABASE
-        if run is not None and database.is_symlink():
-            raise PluginError(
-                f"{database} beside the run folder is a link, which may come from a stranger",
-                hint=f"if it is yours, set MLFLOW_TRACKING_URI={_SQLITE}{database}, or stand in another folder",
-            )
-        # A plain `mlflow ui` opens an old file store beside the database instead.
-        is_default = run is None and not (folder / "mlruns").exists()
-        return Store(f"{_SQLITE}{database}", database, is_default)
+        return _default_store(folder)
     source = "tracking_uri" if tracking_uri else "MLFLOW_TRACKING_URI"
     if uri.startswith(_SQLITE):
         path, _, options = uri.removeprefix(_SQLITE).partition("?")
@@ -94,6 +85,19 @@ def resolve_store(tracking_uri: str | None, environment: Mapping[str, str], fold
         f"unknown MLflow store: found {source} = {uri!r}, expected a database or a server",
         hint="use sqlite:///folder/file.db, http://host:port, postgresql://… or mysql://…",
     )
+
+
+def _default_store(folder: Path) -> Store:
+    run = run_folder_of(folder)
+    database = (folder if run is None else run.parent).resolve() / DATABASE
+    if run is not None and database.is_symlink():
+        raise PluginError(
+            f"{database} beside the run folder is a link, which may come from a stranger",
+            hint=f"if it is yours, set MLFLOW_TRACKING_URI={_SQLITE}{database}, or stand in another folder",
+        )
+    # A plain `mlflow ui` opens an old file store beside the database instead.
+    is_default = run is None and not (folder / "mlruns").exists()
+    return Store(f"{_SQLITE}{database}", database, is_default)
 
 
 def kept_store(kept: str, own: Store, run_dir: Path) -> Store:

@@ -28,9 +28,8 @@ from noether.core.trackers.mlflow.client import (
     start_system_metrics,
     stop_system_metrics,
 )
-from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH, MlflowTrackerConfig
-from noether.core.trackers.mlflow.logged_model import log_model
-from noether.core.trackers.mlflow.names import Names
+from noether.core.trackers.mlflow.config import MAX_TAG_LENGTH, MlflowTrackerConfig, Names
+from noether.core.trackers.mlflow.page import log_model
 from noether.core.trackers.mlflow.requests import (
     ERROR_TAG,
     INFINITIES_TAG,

@@ -15,7 +15,7 @@ from noether.runs.results.report.curves import Curves, read_curves
 from noether.runs.results.report.sections import duration, number, text
 from noether.runs.results.summary import Evaluated, RunState, RunSummary, summary_of
 from noether.runs.saved_spec import read_spec_file
-from noether.spec.diff import settings_of
+from noether.spec.overlay import settings_of
 
 _MOST_METRICS, _MOST_CHARTS, _MOST_LINES, _MOST_SETTINGS = 12, 4, 6, 200
 _POINTS = 200 * _MOST_CHARTS * _MOST_LINES

@@ -15,8 +15,7 @@ from noether.config.components import DatasetBaseConfig
 from noether.data import InMemoryDataset, StoredDataset, train_test_indices
 from noether.data.sources.columns import array_names, assembled, checked_names
 from noether.errors import DataError
-from noether_plugin_hf_datasets.columns import Rows, require_numbers
-from noether_plugin_hf_datasets.tables import RowGroups, Table
+from noether_plugin_hf_datasets.tables import RowGroups, Rows, Table, require_numbers
 
 _logger = logging.getLogger(__name__)
 

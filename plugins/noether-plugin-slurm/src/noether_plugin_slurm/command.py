@@ -32,8 +32,7 @@ def slurm_submit(
 ) -> None:
     """Submit the run that SPEC describes to Slurm; it is requeued with its checkpoint until it has finished."""
     import noether
-    from noether_plugin_slurm.submit import command_of, submit
-    from noether_plugin_slurm.table import SlurmTable
+    from noether_plugin_slurm.submit import SlurmTable, command_of, submit
 
     loaded = noether.load_spec(spec, options.overrides, plugins=options.plugins, trust=options.trusted)
     table = getattr(loaded.spec, "slurm", None) or SlurmTable()

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from noether.checkpoint import durable
-from noether.checkpoint.names import Checkpoint, CheckpointNames
 from noether.checkpoint.paths import PathProvider, sweep_leftovers
+from noether.checkpoint.saved import Checkpoint, CheckpointNames
 from noether.checkpoint.state import CheckpointState
 from noether.checkpoint.writer import CheckpointWriter
 

@@ -14,8 +14,8 @@ import pytest
 
 from noether.checkpoint import manifest as manifests
 from noether.checkpoint.manifest import Manifest, NewerFormatError
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import checkpoint_name, read_checkpoint
+from noether.checkpoint.saved import CheckpointNames
 from noether.errors import CheckpointError
 
 Damage = Callable[[Path, Path, random.Random], None]

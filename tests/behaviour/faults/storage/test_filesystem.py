@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from noether.checkpoint.names import CheckpointNames
 from noether.checkpoint.paths import checkpoint_folders, read_checkpoint, update_of
 from noether.checkpoint.retention import pin, pinned, unpin
+from noether.checkpoint.saved import CheckpointNames
 from noether.errors import StorageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # forked on purpose

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.callbacks.best_value import BestValue
+from noether.core.callbacks.early_stoppers import BestValue
 
 few = st.sampled_from([-1.0, -0.0, 0.0, 0.5, 2.0, math.nan, math.inf, -math.inf])  # so that there are ties
 sequences = st.lists(few | st.floats(), max_size=12)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from noether.config.components import CallBackBaseConfig, PeriodicDataIteratorCallbackConfig
 from noether.core.callbacks.base import CallbackBase
-from noether.core.callbacks.default.eta import EtaCallback
+from noether.core.callbacks.default.reporters import EtaCallback
 from noether.core.callbacks.periodic import PeriodicDataIteratorCallback
 from noether.core.callbacks.tree import build_callback, name_callbacks, participants_of
 from noether.errors import SpecError

@@ -19,9 +19,8 @@ from noether.data import randomness, splits
 from noether.data.container import DataContainer
 from noether.data.randomness import BlockShuffle, mix
 from noether.data.samplers import TRAINING
-from noether.data.sources import disk, mapped
-from noether.data.sources.disk import DiskConfig, DiskDataset
-from noether.data.sources.file import FileConfig, FileDataset
+from noether.data.sources import file, mapped
+from noether.data.sources.file import DiskConfig, DiskDataset, FileConfig, FileDataset
 from noether.data.sources.mapped import ChunkedArray, MappedArray
 from noether.data.transforms import Normalize, NormalizeConfig
 from noether.errors import DataError
@@ -221,7 +220,7 @@ def test_training_reads_in_blocks_if_the_data_set_asks_for_it(tmp_path: Path) ->
 def test_more_samples_than_can_be_sorted_are_split_without_a_list_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (randomness, splits, disk):
+    for module in (randomness, splits, file):
         monkeypatch.setattr(module, "LARGEST_SORTED", 100)
     np.save(tmp_path / "x.npy", np.arange(1000))
     parts = {part: on_disk(tmp_path / "x.npy", split=part, seed=3) for part in ("train", "test")}
@@ -318,7 +317,7 @@ def test_memory_stays_bounded_while_a_larger_file_is_trained_on(tmp_path: Path) 
     code = f"""
 import resource
 from noether.data.container import DataContainer
-from noether.data.sources.disk import DiskConfig, DiskDataset
+from noether.data.sources.file import DiskConfig, DiskDataset
 from noether.data.transforms import Normalize, NormalizeConfig
 
 def kilobytes(name):
@@ -330,7 +329,7 @@ def train(samples, updates):
     return max(kilobytes("VmRSS") for _ in data.build_loader(batch_size=64, end_update=updates))
 
 import torch
-from noether.data.sources import disk, mapped
+from noether.data.sources import file, mapped
 mapped._DROPPED = {small}
 torch.set_num_threads(1)
 stored = DiskDataset(DiskConfig(kind="disk", path={str(tmp_path / "x.npy")!r}))

@@ -11,7 +11,7 @@ from noether.config.components import CallBackBaseConfig, DatasetBaseConfig
 from noether.config.discriminated import Discriminated
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.data.dataset import Dataset
-from noether.spec.checks.meaning import meaning_notes
+from noether.spec.checks import meaning_notes
 from noether.spec.load import LoadedSpec, load_spec
 
 HERE = Path(__file__).stem

@@ -3,7 +3,7 @@
 import pytest
 
 from noether.errors import SpecError
-from noether.spec.describe.explain import UNSET, explained
+from noether.spec.explain import UNSET, explained
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from noether.config.discriminated import Discriminated
-from noether.spec.describe.explain import bounds_of, default_of, example_of, type_of, unit_of
+from noether.spec.explain import bounds_of, default_of, example_of, type_of, unit_of
 
 
 class Inner(BaseModel):

@@ -3,7 +3,7 @@
 import pytest
 
 from noether.errors import SpecError
-from noether.spec.describe.lookup import meanings
+from noether.spec.lookup import meanings
 from noether.spec.read.overrides import parse_path
 
 pytestmark = pytest.mark.usefixtures("registry")

@@ -5,8 +5,7 @@ import pytest
 
 import noether
 from noether.errors import SpecError
-from noether.spec.errors.codes import CODES
-from noether.spec.errors.problem import InvalidSpecError, Problem
+from noether.spec.errors.problem import CODES, InvalidSpecError, Problem
 from noether.spec.errors.words import quoted, toml_path
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from noether.training.parallel.batch_norm import RanksBatchNorm, of_all_ranks
+from noether.training.parallel.gradients import RanksBatchNorm, of_all_ranks
 
 KINDS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 """By the number of dimensions after the features."""

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from noether.config.components import CallBackBaseConfig
-from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.saving import CheckpointCallbackConfig
 from noether.training.trainers.config import LIMITS, BaseTrainerConfig
 
 

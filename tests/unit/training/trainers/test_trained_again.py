@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from noether.core.callbacks.base import CallbackBase
-from noether.core.initializers.base import InitializerBase
 from noether.core.initializers.resume import ResumeInitializer, ResumeInitializerConfig
-from noether.core.initializers.weights import CheckpointInitializer, CheckpointInitializerConfig
+from noether.core.initializers.weights import CheckpointInitializer, CheckpointInitializerConfig, InitializerBase
 from noether.core.models.base import ModelBase
 from noether.testing.builders import make_model, make_trainer
 from noether.training.trainers.types import TrainerResult

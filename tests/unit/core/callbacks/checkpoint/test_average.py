@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from noether.core.callbacks.checkpoint.averages import Average, FlatParameters
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights
+from noether.core.models.weights import LiveWeights
 from noether.errors import SpecError, TrainingError
 
 

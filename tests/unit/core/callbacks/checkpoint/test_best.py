@@ -11,7 +11,7 @@ import pytest
 
 from noether.config.metric_facts import MetricFacts, UnknownDirectionError
 from noether.core.callbacks import BestCheckpointCallback, BestCheckpointCallbackConfig
-from noether.core.callbacks.checkpoint.best import best_key, best_tag
+from noether.core.callbacks.checkpoint.saving import best_key, best_tag
 from noether.core.callbacks.periodic import iterator_callbacks
 from noether.core.callbacks.tree import participants_of
 from noether.core.models.composite import CompositeModel

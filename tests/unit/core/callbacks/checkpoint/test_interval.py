@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from noether.checkpoint.save import SaveRequest
-from noether.core.callbacks.checkpoint.interval import CheckpointCallbackConfig
+from noether.core.callbacks.checkpoint.saving import CheckpointCallbackConfig
 from noether.core.models.composite import CompositeModel
 from noether.errors import SpecError
 from noether.testing import make_callback, make_counter, make_model, make_trainer

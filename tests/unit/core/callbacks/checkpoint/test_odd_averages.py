@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from noether.core.callbacks.checkpoint.averages import Average, flattened, load_averages
-from noether.core.callbacks.checkpoint.live_weights import LiveWeights, shares_memory
+from noether.core.models.weights import LiveWeights, shares_memory
 from noether.errors import SpecError
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.float8_e4m3fn]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noether.checkpoint.state_tree import join_state, split_state
-from noether.core.callbacks.best_value import Offered, Tolerances
+from noether.core.callbacks.early_stoppers import Offered, Tolerances
 
 few = st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf, -math.inf])  # so that there are ties
 sequences = st.lists(few | st.floats(width=32), max_size=20)

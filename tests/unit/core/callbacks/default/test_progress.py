@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from noether.core.callbacks.default.progress import ProgressCallback
+from noether.core.callbacks.default.reporters import ProgressCallback
 from noether.testing import make_callback, make_counter, make_trainer
 
 LOGGER = "noether.callbacks.ProgressCallback"

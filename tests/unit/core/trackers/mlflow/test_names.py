@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noether.core.trackers.mlflow.names import Names, mlflow_name
+from noether.core.trackers.mlflow.config import Names, mlflow_name
 
 # What callbacks write, and everything that MLflow refuses.
 KEYS = st.one_of(

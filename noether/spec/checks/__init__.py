@@ -1,1 +1,0 @@
-"""Checks between the tables of a spec."""

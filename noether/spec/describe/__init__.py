@@ -1,1 +1,0 @@
-"""Fields of a spec: look-up by path and by key, and their documentation."""
