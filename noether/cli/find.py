@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ def lr_find(
             "error: no learning rate can be suggested: the loss does not fall by 5%, or by more than it varies from "
             "batch to batch\n"
             "  help: give more --updates, another range, or larger batches (-s trainer.effective_batch_size=N); check "
-            "the model with noether check --deep",
+            "the model with noether check --deep, and the data with noether data show",
             to_stderr=True,
         )
         raise typer.Exit(1)
@@ -93,11 +94,19 @@ def _file_for(spec: Path, what: str, out: Path | None) -> Path:
     """Return the overlay to write, before anything is measured.
 
     Raises:
-        UsageError: if another file has this name.
+        UsageError: if another file or a folder has this name, or its folder cannot be written to.
     """
     from noether.spec.overlay import require_own
 
     overlay = out or spec.with_name(f"{spec.stem}-{what}-found.toml")
+    try:
+        overlay.parent.mkdir(parents=True, exist_ok=True)
+        problem = "it is a folder" if overlay.is_dir() else None
+        problem = problem if os.access(overlay.parent, os.W_OK) else "its folder is read-only"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise UsageError(f"cannot write {overlay}: {problem}", hint="give another file to --out, such as found.toml")
     require_own(overlay)
     return overlay
 
@@ -121,7 +130,7 @@ def _write_found(
         path: The file.
         values: The values by path.
         remarks: The reason for them.
-        options: Options of the command line.
+        options: Options of both specs.
     """
     from noether.spec.overlay import MARK, write_overlay
 

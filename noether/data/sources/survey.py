@@ -72,8 +72,11 @@ def content_of(
         if inputs:
             raise UsageError(f"--inputs names columns or arrays: found {data}, a folder of images, which are the input")
         return content_of_images(found_images(data, path, folder), targets)
-    arrays, _ = read_files(data, None, FileConfig(kind="file", path=str(data)))
-    samples, properties = facts_of(data, arrays)
+    named = [*inputs, *targets] if inputs and targets else None  # an archive may hold more than samples
+    arrays, _ = read_files(data, named, FileConfig(kind="file", path=str(data)))
+    lengths = [len(arrays[name]) for name in targets if name in arrays and arrays[name].ndim]
+    of_samples = {name: values for name, values in arrays.items() if values.ndim and len(values) in lengths[:1]}
+    samples, properties = facts_of(data, of_samples if len(of_samples) > len(targets) else arrays)
     return content_of_file(str(data), path, samples, properties, inputs, targets)
 
 

@@ -134,7 +134,7 @@ class _Bench:
         """Measure sizes until one is enough; return the reason for the end."""
         for size in _doubling(own):
             if self._samples is not None and size > self._samples:
-                return f"there are {self._samples} training samples"
+                return f"the training set has {self._samples}"
             if largest is not None and size > largest:
                 return f"larger ones than {largest} were not asked for"
             if largest is None and not self.has_memory and size > max(own, (self._samples or size) // UPDATES_LEFT):

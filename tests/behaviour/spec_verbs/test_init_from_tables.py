@@ -187,6 +187,15 @@ def test_arrays_on_disk_stay_there(init, noether_command, suffix):
     assert len(rows_of("p.csv")) == 40
 
 
+def test_an_archive_may_hold_more_than_samples(init):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    np.savez("data.npz", x=x, y=x[:, :1], scale=np.float64(3), edges=x[:7])
+    spec, _ = init("--data", "data.npz", "--targets", "y")
+    assert spec["trainer"]["forward_properties"] == ["x"]
+    np.savez("texts.npz", x=x, y=x[:, :1], names=np.array(["a"] * 40))
+    init("--data", "texts.npz", "--targets", "y", "--inputs", "x", name="texts.toml")
+
+
 @pytest.fixture
 def pets(workplace):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'noether-train[images]'")

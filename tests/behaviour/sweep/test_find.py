@@ -114,6 +114,16 @@ def test_a_file_of_the_user_is_never_replaced(project: Path, noether_command: Co
     assert (project / "mine.toml").read_text() == "name = 'mine'\n"
 
 
+@pytest.mark.parametrize("out", ["made", "tiny.toml/x.toml"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    project: Path, noether_command: Command, out: str
+) -> None:
+    (project / "made").mkdir()
+    found = noether_command("lr-find", "tiny.toml", "--out", out)
+    assert (found.code, found.out) == (2, "")
+    assert f"cannot write {out}: " in found.err
+
+
 def test_values_that_no_file_can_hold_are_printed_as_options(project: Path, noether_command: Command) -> None:
     found = noether_command("lr-find", "tiny.toml", "-s", "model.optimizer.lr=0.5")
     assert found.code == 0, found.err
