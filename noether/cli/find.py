@@ -130,7 +130,7 @@ def _write_found(
         path: The file.
         values: The values by path.
         remarks: The reason for them.
-        options: Options of the command line.
+        options: Options of both specs.
     """
     from noether.spec.overlay import MARK, write_overlay
 

@@ -137,16 +137,7 @@ def preview(
     trusted: Iterable[str] = (),
     project: Path | None = None,
 ) -> list[str]:
-    """Return lines that describe the continuation of a run; change nothing.
-
-    Args:
-        run: As in `resume`, as for all that follow.
-        checkpoint: See `resume`.
-        output: See `resume`.
-        overrides: See `noether.run`.
-        plugins: See `noether.run`.
-        trusted: See `noether.run`.
-        project: See `resume`.
+    """Return lines that describe the continuation of a run; change nothing. The arguments are those of `resume`.
 
     Raises:
         UsageError: if there is no such run.

@@ -12,9 +12,10 @@ from noether.checkpoint.paths import PathProvider
 from noether.errors import NoetherError
 from noether.runs.results.report.charts import charts_of, importance
 from noether.runs.results.report.curves import Curves, read_curves
-from noether.runs.results.report.sections import duration, number, text
+from noether.runs.results.report.sections import number, text
 from noether.runs.results.summary import Evaluated, RunState, RunSummary, summary_of
 from noether.runs.saved_spec import read_spec_file
+from noether.spec.errors.words import duration_in_words
 from noether.spec.overlay import settings_of
 
 _MOST_METRICS, _MOST_CHARTS, _MOST_LINES, _MOST_SETTINGS = 12, 4, 6, 200
@@ -47,7 +48,7 @@ def html_of_run(paths: PathProvider, *, status: RunState | None = None, error: s
 
 
 def _head(run: RunSummary) -> str:
-    facts = [f"{number(run.update)} updates", f"{number(run.epoch)} epochs", duration(run.seconds)]
+    facts = [f"{number(run.update)} updates", f"{number(run.epoch)} epochs", duration_in_words(run.seconds)]
     facts += [f"{number(run.metrics['model/parameters'])} parameters"] if "model/parameters" in run.metrics else []
     facts += [f"seed {run.seed}"] if run.seed is not None else []
     color = _BADGES.get(run.status, "#525252")

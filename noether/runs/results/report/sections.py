@@ -22,7 +22,7 @@ from noether.runs.results.report.curves import Curves
 from noether.runs.results.report.media import Media
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.tracking.tracking import flattened
-from noether.spec.errors.words import visible_lines
+from noether.spec.errors.words import duration_in_words, visible_lines
 
 _NONE = "-"
 _LONGEST = 2000  # characters of a text in a cell
@@ -47,14 +47,6 @@ def number(value: float | None) -> str:
     if value is None:
         return _NONE
     return f"{int(value):,}" if math.isfinite(value) and value == int(value) and abs(value) < 1e9 else f"{value:.6g}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
 
 
 def run_name(number: int | None, name: str) -> str:
@@ -111,7 +103,7 @@ def _facts(run: RunSummary) -> dict[str, str]:
     parameters = run.metrics.get("model/parameters")
     return {
         "Started (UTC)": f"{created:%Y-%m-%d %H:%M}" if created else _NONE,
-        "Time": duration(run.seconds),
+        "Time": duration_in_words(run.seconds),
         "Updates": number(run.update),
         "Epochs": number(run.epoch),
         "Samples": number(run.sample),
@@ -333,7 +325,7 @@ def environment(runs: Sequence[RunSummary]) -> str:
 def _attempt_cells(place: int, status: str, record: Mapping[str, Any]) -> list[str]:
     started, ended = time_in(record.get("started")), time_in(record.get("ended"))
     begun = f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M}" if started else _NONE
-    time = duration(max(0.0, ended - started)) if started and ended else _NONE
+    time = duration_in_words(max(0.0, ended - started)) if started and ended else _NONE
     continued = record.get("resumed_from") or _NONE
     return [str(place), badge(status), begun, time, text(continued, 100), text(record.get("reason") or "", 300)]
 

@@ -20,6 +20,7 @@ from noether.runs.results.report.page import BUDGETS, MOST_BYTES, curves_of, cur
 from noether.runs.results.report.sections import number, text, time_in
 from noether.runs.results.summary import RunSummary, summary_of
 from noether.runs.sweep.journal import FAILED, OUTPUT, PLOTS, WITH_VALUE, Journal, Record, Trial, cells_of, read_now
+from noether.spec.errors.words import duration_in_words
 
 MOST_DRAWN = 8
 """Trials whose curves are drawn: as many as there are colours."""
@@ -93,7 +94,7 @@ def _header(record: Record, trials: Sequence[Trial], *, is_going: bool) -> str:
         "Trials": told if len(states) == 1 else f"{len(trials)}: {told}",
         "Method": record.method,
         "Started (UTC)": f"{datetime.fromtimestamp(time_in(record.created), UTC):%Y-%m-%d %H:%M}",
-        "Time of all trials": sections.duration(sum(trial.seconds or 0.0 for trial in trials)),
+        "Time of all trials": duration_in_words(sum(trial.seconds or 0.0 for trial in trials)),
     }
     warning = {
         "running": f"The sweep still runs: the page shows it as it was when {ended} of {len(trials)} trials had ended.",
@@ -128,7 +129,7 @@ def _trials(
         mark = '<span class="mark">best</span>' if trial is winner else ""
         row = [f"{named}{mark}", sections.badge(trial.state), *(text(of_trial.get(name, ""), 300) for name in swept)]
         row += [_value(record, trial, value, summaries.get(trial.number)) for value in values]
-        row += [sections.duration(trial.seconds) if trial.seconds is not None else "-"]
+        row += [duration_in_words(trial.seconds) if trial.seconds is not None else "-"]
         rows.append(("winner" if trial is winner else "", row))
     head = ["Trial", "State", *(text(name, 200) for name in swept), *(value.capitalize() for value in values), "Time"]
     return sections.table(head, rows, range(2, len(head))) + _notes(journal, record, trials)
