@@ -100,7 +100,7 @@ def _file_for(spec: Path, what: str, out: Path | None) -> Path:
 
     overlay = out or spec.with_name(f"{spec.stem}-{what}-found.toml")
     if overlay.is_dir():
-        problem = "it is a folder"
+        problem: str | None = "it is a folder"
     elif not overlay.parent.is_dir():
         problem = "its folder does not exist"
     else:
