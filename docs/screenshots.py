@@ -219,6 +219,17 @@ def _terminal(studio: Studio, name: str) -> None:
 SHOTS |= {name: partial(_terminal, name=name) for name in terminal_pictures.SHOTS}
 
 
+@shot("editor")
+def editor(studio: Studio) -> None:
+    """A spec in Neovim: keys and kinds completed, and mistakes."""
+    import editor_pictures
+
+    if what := editor_pictures.missing():
+        sys.exit(f"missing for the pictures of the editor: {what}")
+    (folder := studio.folder / "editor").mkdir()
+    editor_pictures.draw(folder, PICTURES)
+
+
 @contextmanager
 def _mlflow_server(folder: Path) -> Iterator[str]:
     """Start `mlflow server` on the loopback; yield its address, and end it with all of its processes."""

@@ -30,9 +30,6 @@ class Transform:
         keeps_properties: True if a sample always has the same properties before and after.
         takes_exact: True if it may be given float64 where a sample has float32, so that a file's numbers are rounded
             after it.
-
-    Args:
-        transform_config: Configuration of the transform.
     """
 
     deterministic: bool = False
@@ -155,9 +152,6 @@ class Normalize(Transform):
 
     Works in float64 on integers and on the numbers of a file, which are rounded to float32 afterwards. A component that
     never varies is only shifted.
-
-    Args:
-        transform_config: Configuration of the transform.
     """
 
     deterministic = True

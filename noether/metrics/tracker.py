@@ -25,9 +25,6 @@ class BaseTracker(ABC):
 
     A `TrackerFeed` calls all methods, on a thread of its own, so they may block; a call that raises is tried again,
     and the error never reaches the training. The constructor must be cheap and use no network: it checks the config.
-
-    Args:
-        tracker_config: The tracker's table in the spec.
     """
 
     wants_metrics: ClassVar[bool] = True

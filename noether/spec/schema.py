@@ -282,7 +282,8 @@ def _branch(kind: _Kind, registry: Registry, definitions: Json, unreadable: list
         unreadable.append(Unreadable(kind.role, kind.name, str(error).partition("\n")[0]))
         open_table = {"type": "object", "properties": {"kind": constant}, "required": ["kind"]}
         return {**open_table, "title": kind.name, "additionalProperties": True}
-    constant["description"] = f"{summary} {constant['description']}".strip()
+    if summary:
+        constant["description"] = f"{summary.rstrip('.')}. {constant['description']}"
     properties = {"kind": constant, **{name: value for name, value in schema["properties"].items() if name != "kind"}}
     required = ["kind", *(name for name in schema.get("required", ()) if name != "kind")]
     return {**schema, "title": kind.name, "description": summary, "properties": properties, "required": required}

@@ -50,11 +50,7 @@ class TinyDataConfig(DatasetBaseConfig):
 
 
 class TinyData(InMemoryDataset):
-    """`x` of shape (3,), and `y_target` of shape (2,), a linear map of `x`.
-
-    Args:
-        dataset_config: The part of the samples.
-    """
+    """`x` of shape (3,), and `y_target` of shape (2,), a linear map of `x`."""
 
     @classmethod
     def known_properties(cls, config: TinyDataConfig) -> tuple[str, ...]:

@@ -261,12 +261,7 @@ class OneShotConfig(CallBackBaseConfig):
 
 
 class OneShotCallback(CallbackBase):
-    """Base class of callbacks that act once, in `before_training`.
-
-    Args:
-        callback_config: Config with an id at most.
-        **kwargs: Arguments of `CallbackBase`.
-    """
+    """Base class of callbacks that act once, in `before_training`."""
 
     def __init__(self, callback_config: OneShotConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -72,9 +72,6 @@ class ResumeInitializer(InitializerBase):
 
     A `best-checkpoint` continues from the best *value* of the other run, whose best checkpoint stays in its own folder:
     this run has a checkpoint of that name only after a better value.
-
-    Args:
-        initializer_config: The run and the checkpoint.
     """
 
     continues_a_run: ClassVar[bool] = True

@@ -229,11 +229,7 @@ class WeightsConfig(InitializerConfig):
 
 
 class WeightsInitializer(InitializerBase):
-    """Base class of initializers that load weights only; a subclass reads them.
-
-    Args:
-        initializer_config: Selection of the tensors.
-    """
+    """Base class of initializers that load weights only; a subclass reads them."""
 
     def __init__(self, initializer_config: WeightsConfig) -> None:
         super().__init__(initializer_config)
@@ -300,9 +296,6 @@ class CheckpointInitializer(WeightsInitializer):
 
     One line of the log reports loaded, missing and unused tensors. With `strict`, the default, a missing tensor, an
     unused one or another shape is an error; `strict = false` loads matching tensors.
-
-    Args:
-        initializer_config: Source and selection of the weights.
     """
 
     def __init__(self, initializer_config: CheckpointInitializerConfig) -> None:
@@ -336,9 +329,6 @@ class PreviousRunInitializer(WeightsInitializer):
     ```
 
     To continue that run, use `resume`; to load weights from another place, use `checkpoint`.
-
-    Args:
-        initializer_config: The run, its checkpoint and the selection of weights.
     """
 
     def __init__(self, initializer_config: PreviousRunInitializerConfig) -> None:

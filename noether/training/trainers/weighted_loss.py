@@ -62,12 +62,7 @@ class WeightedLossTrainerConfig(BaseTrainerConfig[CallBackBaseConfig]):
 
 
 class WeightedLossTrainer(BaseTrainer):
-    """Trainer that compares the output `field` with the property `{field}_target`, for each weighted field.
-
-    Args:
-        trainer_config: Weights and loss, beside the settings of every trainer.
-        **kwargs: Arguments of `BaseTrainer`.
-    """
+    """Trainer that compares the output `field` with the property `{field}_target`, for each weighted field."""
 
     def __init__(self, trainer_config: WeightedLossTrainerConfig, **kwargs: Any) -> None:
         super().__init__(trainer_config, **kwargs)

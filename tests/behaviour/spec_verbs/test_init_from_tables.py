@@ -271,7 +271,8 @@ def test_images_that_could_not_be_trained_on_are_refused_before_a_spec_is_writte
     assert "loose.png lies in no folder of a class" in refusal("--data", "pets")
     (pets / "labels.csv").write_text("file,angle\ngone.png,1\n")
     assert "no image 'gone.png'" in refusal("--data", "pets")
-    (pets / "labels.csv").write_text("file,angle\nloose.png,1.5\ncat/04.png,\n")
+    rows = [f"dog/{number:02}.png,{number / 2}" for number in range(8)]
+    (pets / "labels.csv").write_text("\n".join(["file,angle", *rows, "cat/04.png,\n"]))
     assert "angle (1 missing)" in refusal("--data", "pets")
     assert "missing values in 'angle'" in refusal("--data", "pets", "--targets", "angle")
     assert "are the input" in refusal("--data", "pets", "--inputs", "angle")

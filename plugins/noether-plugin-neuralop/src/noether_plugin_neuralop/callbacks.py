@@ -65,10 +65,6 @@ class RolloutCallback(PeriodicDataIteratorCallback):
     over samples of the norm of the error of all frames over the norm of the target, and
     `rollout_end/{dataset_key}/{field}`, the same of the last call of the model alone. Errors are in the units of the
     data; a model whose input and target are transformed differently is refused.
-
-    Args:
-        callback_config: Interval, data set, field and input.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: RolloutConfig, **kwargs: Any) -> None:
@@ -149,10 +145,6 @@ class FieldFigureCallback(PeriodicDataIteratorCallback):
     A sample is drawn as an image: a tensor of shape (channels, height, width) by its first channel, one of shape
     (channels, width) as it is, such as the frames of a trajectory. Truth and prediction have the same colours for the
     same values.
-
-    Args:
-        callback_config: Interval, data set, field and input.
-        **kwargs: Arguments of `PeriodicCallback`.
     """
 
     def __init__(self, callback_config: FieldFigureConfig, **kwargs: Any) -> None:

@@ -43,9 +43,6 @@ class TensorboardTracker(BaseTracker):
     """Shows a run in TensorBoard: metrics, figures, histograms, tables, and the resolved spec as text.
 
     A point is its tag and step. A resumed run adds those that the event files do not have, so nothing is there twice.
-
-    Args:
-        tracker_config: The tracker's table in the spec.
     """
 
     address_field: ClassVar[str | None] = "folder"

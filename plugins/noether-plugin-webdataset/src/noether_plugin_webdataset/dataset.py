@@ -71,9 +71,6 @@ class ShardDataset(StoredDataset):
     Numbers become tensors by the rules of `file`: float32, int64 and bool. An image is float32 from 0 to 1, of shape
     (channels, height, width).
 
-    Args:
-        dataset_config: The shards and their members.
-
     Attributes:
         shuffle_block: Consecutive samples that training reads near each other.
 
