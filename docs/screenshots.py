@@ -1,10 +1,10 @@
-"""Make the screenshots of the documentation in docs/screenshots/: real runs, shown in Debian's Chromium.
+"""Make the pictures of the documentation in docs/screenshots/: real runs, in Debian's Chromium and in a terminal.
 
 python docs/screenshots.py            make all of them
 python docs/screenshots.py report     make those with these names
 
 A shot is a function with the decorator `shot`: it gets a `Studio`, which runs commands in an empty folder, opens pages
-and saves what they show.
+and saves what they show. Those of the terminal are in docs/terminal_pictures.py.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import terminal_pictures
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -46,17 +48,29 @@ class Studio:
     """A working folder and a browser for shots.
 
     Args:
-        browser: Chromium, driven by Playwright.
         folder: The working folder of commands, empty at first; shots share it, and the runs in it.
+        stack: Closes the browser at the end.
 
     Attributes:
         specs: The specs of this repository.
     """
 
-    def __init__(self, browser: Browser, folder: Path) -> None:
-        self.browser = browser
-        self.folder = folder
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
         self.specs = DOCS.parent / "specs"
+
+    @cached_property
+    def browser(self) -> Browser:
+        """Chromium, driven by Playwright."""
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        if chromium is None:
+            sys.exit("Chromium is missing: apt-get install chromium")
+        from playwright.sync_api import sync_playwright
+
+        playwright = self._stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM))
+        self._stack.callback(browser.close)
+        return browser
 
     def noether(self, *arguments: str | Path) -> str:
         """Run the command in the working folder, and return its output."""
@@ -88,7 +102,9 @@ class Studio:
     def save(self, page: Page, name: str, clip: FloatRect | None = None) -> None:
         """Save what a page shows as docs/screenshots/<name>.png, in 256 colours."""
         image = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-        image.quantize(256, dither=Image.Dither.NONE).save(PICTURES / f"{name}.png", optimize=True)
+        image.quantize(256, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE).save(
+            PICTURES / f"{name}.png", optimize=True
+        )
         print(f"wrote docs/screenshots/{name}.png")
 
 
@@ -127,14 +143,46 @@ def report(studio: Studio) -> None:
     studio.save(page, "report-compared")
 
 
+_SWEEP = """
+[sweep]
+"model.optimizer.lr" = { log_uniform = [1e-4, 3e-2] }
+"model.octaves" = { int_uniform = [2, 6] }
+"model.hidden" = { choice = [[32], [64, 64]] }
+
+[sweep.settings]
+method = "optuna"
+trials = 14
+seed = 3
+metric = "rmse/test/elevation"
+sampler = { kind = "TPE", n_startup_trials = 5 }
+pruner = { kind = "Median", n_startup_trials = 4 }
+"""
+
+
+@shot("sweep-report")
+def sweep_report(studio: Studio) -> None:
+    """The report of a sweep: its table and Optuna's plots."""
+    (studio.folder / "terrain.toml").write_text((studio.specs / "experiment.toml").read_text() + _SWEEP)
+    changes = ("trackers=[]", "trainer.max_epochs=4", "trainer.effective_batch_size=2048")
+    options = [word for change in changes for word in ("-s", change)]
+    studio.noether("sweep", "terrain.toml", "--quiet", "--unset", "expect", *options)
+    studio.noether("runs", "report", "runs/terrain.sweep", "--out", "sweep.html")
+    page = studio.page(Path("sweep.html"), height=1600)
+    plot = page.locator("figure").first.bounding_box()
+    assert plot is not None
+    studio.save(page, "sweep-report", {"x": 0, "y": 0, "width": 1200, "height": plot["y"] + plot["height"] + 12})
+
+
 @shot("mlflow")
 def mlflow(studio: Studio) -> None:
     """MLflow's pages: a run with its description, its charts, and two runs compared."""
     with _mlflow_server(studio.folder / "mlflow") as address:
-        tracker = '{kind = "mlflow", log_model = true, log_system_metrics = true, note = "Wider layers.", '
+        tracker = (
+            '{kind = "mlflow", log_model = true, log_system_metrics = true, note = "How many units does it need?", '
+        )
         tracker += f'experiment = "terrain", tracking_uri = "{address}"}}'
-        studio.train("for-mlflow", "trainer.max_epochs=6", f"trackers=[{tracker}]")
-        studio.train("for-mlflow-too", "trainer.max_epochs=6", "model.hidden=[64,64]", f"trackers=[{tracker}]")
+        studio.train("terrain-wide", "trainer.max_epochs=6", f"trackers=[{tracker}]")
+        studio.train("terrain-narrow", "trainer.max_epochs=6", "model.hidden=[64,64]", f"trackers=[{tracker}]")
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=address)
@@ -161,6 +209,25 @@ def mlflow(studio: Studio) -> None:
                 page.get_by_role("switch").first.click()  # show differences only
                 page.wait_for_timeout(1000)
             studio.save(page, name)
+
+
+def _terminal(studio: Studio, name: str) -> None:
+    (PICTURES / f"{name}.svg").write_text(terminal_pictures.taken(name, studio.folder / "terminal"))
+    print(f"wrote docs/screenshots/{name}.svg")
+
+
+SHOTS |= {name: partial(_terminal, name=name) for name in terminal_pictures.SHOTS}
+
+
+@shot("editor")
+def editor(studio: Studio) -> None:
+    """A spec in Neovim: keys and kinds completed, and mistakes."""
+    import editor_pictures
+
+    if what := editor_pictures.missing():
+        sys.exit(f"missing for the pictures of the editor: {what}")
+    (folder := studio.folder / "editor").mkdir()
+    editor_pictures.draw(folder, PICTURES)
 
 
 @contextmanager
@@ -198,19 +265,14 @@ def main(names: list[str]) -> int:
     if unknown := set(names) - set(SHOTS):
         print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SHOTS)}", file=sys.stderr)
         return 2
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        print("Chromium is missing: apt-get install chromium", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
     PICTURES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="noether-shots-") as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(_CHROMIUM))
-        studio = Studio(browser, Path(folder))
+    folder = Path(tempfile.gettempdir()) / "terrain"  # pages of MLflow show it
+    folder.mkdir()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        studio = Studio(folder, stack)
         for name in names or SHOTS:
             SHOTS[name](studio)
-        browser.close()
     return 0
 
 

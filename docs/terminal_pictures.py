@@ -1,9 +1,6 @@
-"""Make the pictures of the terminal in the docs: run commands in a pseudo terminal, and draw the screen as SVG.
+"""Pictures of the terminal for docs/screenshots.py: commands in a pseudo terminal, and the screen drawn as SVG.
 
-    python docs/terminal_pictures.py [FOLDER]
-
-The commands run in a temporary folder, on a copy of specs/experiment.toml without a tracker, whose address would not
-fit; the pictures go to docs/pictures, or to FOLDER.
+The commands run on a copy of specs/experiment.toml without a tracker, whose address would not fit.
 """
 
 from __future__ import annotations
@@ -14,16 +11,14 @@ import pty
 import re
 import struct
 import subprocess
-import sys
 import termios
+from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
-PICTURES = ROOT / "docs" / "pictures"
 _ENVIRONMENT = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
 _RUN = "noether run specs/experiment.toml --run-id terrain"
 SHOTS = {
@@ -50,6 +45,7 @@ _SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"
 """
 
 
+@cache
 def recorded(command: str, folder: Path, columns: int) -> str:
     """Return everything that a command writes to a terminal of this width."""
     own, other = pty.openpty()
@@ -98,31 +94,25 @@ def drawn(lines: list[str], columns: int) -> str:
     return console.export_svg(code_format=_SVG, unique_id="terminal")
 
 
-def main(arguments: list[str]) -> None:
-    """Make all pictures."""
-    target = Path(arguments[0]) if arguments else PICTURES
-    target.mkdir(parents=True, exist_ok=True)
-    known: dict[str, str] = {}
-    with TemporaryDirectory() as folder:
-        spec = Path(folder) / "specs" / "experiment.toml"
-        spec.parent.mkdir()
-        spec.write_text((ROOT / "specs" / "experiment.toml").read_text() + '\n[[trackers]]\nkind = "noop"\n')
-        for name, (command, columns, stop) in SHOTS.items():
-            if command not in known:
-                known[command] = recorded(command, Path(folder), columns)
-            written = known[command]
-            if stop is not None:
-                at = written.find(stop)
-                end = written.find("\x1b[2K", at)
-                written = written[: end if at >= 0 else None].rstrip("\r")
-            lines = [f"$ {command}", *screen(written)]
-            while lines and not lines[-1].strip():
-                lines.pop()
-            if (part := _SHOWN.get(name)) is not None:
-                lines = [lines[0], "…", *lines[part]]
-            (target / f"{name}.svg").write_text(drawn(lines, columns))
-            print(f"wrote {target / name}.svg")
+def taken(name: str, folder: Path) -> str:
+    """Return a picture as SVG.
 
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    Args:
+        name: Its name in `SHOTS`.
+        folder: Working folder of its command; pictures of one folder share the runs in it.
+    """
+    command, columns, stop = SHOTS[name]
+    spec = folder / "specs" / "experiment.toml"
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_text((ROOT / "specs" / "experiment.toml").read_text() + '\n[[trackers]]\nkind = "noop"\n')
+    written = recorded(command, folder, columns)
+    if stop is not None:
+        at = written.find(stop)
+        end = written.find("\x1b[2K", at)
+        written = written[: end if at >= 0 else None].rstrip("\r")
+    lines = [f"$ {command}", *screen(written)]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if (part := _SHOWN.get(name)) is not None:
+        lines = [lines[0], "…", *lines[part]]
+    return drawn(lines, columns)

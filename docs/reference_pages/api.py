@@ -120,7 +120,10 @@ def pages() -> dict[str, str]:
         f"api/{slug}.md": "\n\n".join([f"# {topic.title}", topic.about, *sections[slug]])
         for slug, topic in TOPICS.items()
     }
-    rows = [f"| [{topic.title}]({slug}.md) | {topic.about.partition('. ')[0]}. |" for slug, topic in TOPICS.items()]
+    rows = [
+        f"| [{topic.title}]({slug}.md) | {topic.about.partition('. ')[0].removesuffix('.')}. |"
+        for slug, topic in TOPICS.items()
+    ]
     tree = "\n".join(["```{toctree}", ":hidden:", "", *TOPICS, "```"])
     texts["api/index.md"] = _INTRODUCTION.strip() + "\n" + "\n".join(rows) + f"\n\n{tree}"
     return texts

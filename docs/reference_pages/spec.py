@@ -102,7 +102,7 @@ def keys() -> str:
     known = {
         name: {key: _definition(value) for key, value in table["properties"].items() if is_offered(key, value)}
         for name, table in tables.items()
-        if "properties" in table and name not in ("env", "removed") and not name.endswith(".part")
+        if "properties" in table and name not in ("env", "removed") and ".part." not in name
     }
     lines = (f"{json.dumps(name)}: {json.dumps(found)}" for name, found in known.items() if found)
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from noether.checkpoint import durable
-from noether.checkpoint.manifest import MAX_BYTES, NAME, FileRecord, Manifest, NewerFormatError
+from noether.checkpoint.manifest import MAX_BYTES, NAME, SPEC, FileRecord, Manifest, NewerFormatError
 from noether.checkpoint.untrusted import NotPlainError, is_folder, names_inside, open_inside, read_untrusted
 from noether.errors import CheckpointError
 
@@ -64,7 +64,7 @@ class PathProvider:
     @property
     def resolved_spec_path(self) -> Path:
         """The spec with every default and inferred size; it gives the same run."""
-        return self.run_path / "spec.resolved.toml"
+        return self.run_path / SPEC
 
     @property
     def attempts_path(self) -> Path:

@@ -1,1 +1,1 @@
-"""The command `noether`, one file a verb; imports nothing heavy before a verb needs it."""
+"""The command `noether`, its verbs by topic; imports nothing heavy before a verb needs it."""

@@ -8,22 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Checkpoint, Output, Project, RunArgument, Trusted, completed, verb, verbs
+from noether.cli.options import (
+    CHECKPOINT_NAMES,
+    RUNS,
+    AsJson,
+    Checkpoint,
+    Output,
+    Project,
+    RunArgument,
+    Trusted,
+    argument,
+    verb,
+    verbs,
+)
 from noether.cli.output import print_facts, print_json, print_table, say, size_in_words
 
 if TYPE_CHECKING:
-    from noether.runs.checkpoints.listing import Listed, Verdict
+    from noether.runs.results.checkpoints import Listed, Verdict
 
 app = verbs("Look after the checkpoints of a run.")
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
-        show_default=False,
-        autocompletion=completed("checkpoints"),
-    ),
-]
+NameArgument = Annotated[str, argument("NAME", CHECKPOINT_NAMES, "checkpoints")]
 
 NoTransforms = Annotated[bool, typer.Option("--no-transforms", help="Leave the run's transforms out of a program.")]
 
@@ -46,12 +50,7 @@ def verify(
     run: RunArgument,
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]",
-            help="The checkpoint; the newest if unset.",
-            show_default=False,
-            autocompletion=completed("checkpoints"),
-        ),
+        argument("NAME", "The checkpoint; the newest if unset.", "checkpoints"),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Verify all of them.")] = False,
     deep: Annotated[
@@ -66,7 +65,7 @@ def verify(
     there is none.
     """
     from noether.errors import CheckpointError, UsageError
-    from noether.runs.checkpoints.listing import find_checkpoint, verify_checkpoint
+    from noether.runs.results.checkpoints import find_checkpoint, verify_checkpoint
 
     if every and name is not None:
         raise UsageError("--all and a NAME were given", hint="leave one of them out")
@@ -89,7 +88,7 @@ def show(run: RunArgument, name: NameArgument = "latest", output: Output = RUNS,
     Counters, files, tensors with shapes, and the callbacks that have a state. Exit codes: 0 done, 2 no such run, 3 no
     such checkpoint, or a damaged one.
     """
-    from noether.runs.checkpoints.listing import contents_of, find_checkpoint
+    from noether.runs.results.checkpoints import contents_of, find_checkpoint
 
     contents = contents_of(find_checkpoint(_checkpoints(run, output), name))
     if as_json:
@@ -140,8 +139,8 @@ def prune(
     Exit codes: 0 done, 2 no such run, or it is still training.
     """
     from noether.checkpoint.paths import ABANDONED
-    from noether.runs.checkpoints.listing import prune_run
     from noether.runs.folder.run_folder import find_run
+    from noether.runs.results.checkpoints import prune_run
 
     removed = prune_run(find_run(run, output), keep_last=keep_last, dry_run=dry_run)
     for checkpoint in removed:
@@ -175,7 +174,7 @@ def export(
     trusted: Trusted = [],
     project: Project = None,
 ) -> None:
-    """Write the weights of a checkpoint to a file, or the model as a program.
+    """Write the weights to a file, or the model as a program.
 
     The file can be used without Noether. A program takes inputs in the units of the training data, in batches of any
     size, and returns the fields in these units: the transforms of the run are inside. With --no-transforms it takes
@@ -184,8 +183,8 @@ def export(
 
     Exit codes: 0 done, 1 the model cannot be exported, 2 no such run or wrong usage, 3 no such checkpoint.
     """
-    from noether.runs.checkpoints.export import export as export_weights
     from noether.runs.folder.run_folder import find_run
+    from noether.runs.predict.export import export as export_weights
 
     paths = find_run(run, output)
     chosen: dict[str, Any] = {"form": form, "out": out, "transforms": not no_transforms}
@@ -197,14 +196,14 @@ def export(
 
 
 def _checkpoints(run: str, output: Path) -> list[Listed]:
-    from noether.runs.checkpoints.listing import list_checkpoints
     from noether.runs.folder.run_folder import find_run
+    from noether.runs.results.checkpoints import list_checkpoints
 
     return list_checkpoints(find_run(run, output).checkpoint_path)
 
 
 def _named(run: str, name: str, output: Path) -> Listed:
-    from noether.runs.checkpoints.listing import find_checkpoint
+    from noether.runs.results.checkpoints import find_checkpoint
 
     return find_checkpoint(_checkpoints(run, output), name)
 

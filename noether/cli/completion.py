@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import typer
 
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.untrusted import names_inside, parse_json, read_chosen, read_untrusted
 from noether.kernel.entries import PLUGIN, ROLES, installed_entries
 
@@ -156,7 +157,7 @@ def _tables(typed: _Typed) -> dict[str, Any]:
         if typed.values.get("spec"):
             return _read_toml(Path(typed.values["spec"]))
         if typed.values.get("run"):
-            return _read_toml(_run_folder(typed) / "spec.resolved.toml")
+            return _read_toml(_run_folder(typed) / SPEC)
     return {}
 
 

@@ -37,10 +37,10 @@ BUILT_IN_VERBS = {
     "predict": "Predict the fields for new samples with the model of RUN.",
     "check": "Validate SPEC without running it.",
     "plan": "Show what running SPEC would do.",
-    "bench": "Measure what an update of SPEC costs, beside a bare loop with the same model, loss, optimizer and data.",
-    "sweep": "Train SPEC once for each combination of values in its [sweep] table, and print the best first.",
+    "bench": "Measure what an update of SPEC costs, beside a bare loop.",
+    "sweep": "Train SPEC with many values, and print the best first.",
     "lr-find": "Suggest the learning rate at which SPEC learns fastest.",
-    "batch-find": "Suggest a batch size for SPEC: the fastest, or the largest that fits into memory.",
+    "batch-find": "Suggest a batch size: fastest, or the largest that fits.",
     "verify-resume": "Check that an interrupted run ends with the same bytes.",
     "runs": "Look at runs: list, show, compare, report, delete.",
     "checkpoint": "Look after the checkpoints of a run.",
@@ -49,7 +49,16 @@ BUILT_IN_VERBS = {
     "plugins": "Look at what is installed.",
     "tracker": "Deliver metrics that trackers missed.",
 }
-"""The built-in verbs, each in the module of its name, with their lines in the help: listing them imports none."""
+"""The built-in verbs, with their lines in the help: listing them imports none."""
+_HOMES = {
+    "resume": "run",
+    "verify-resume": "run",
+    "eval": "predict",
+    "check": "plan",
+    "lr-find": "find",
+    "batch-find": "find",
+}
+"""Modules of verbs; the others are in the module of their name."""
 
 
 class _BuiltIn(TyperCommand):
@@ -57,8 +66,9 @@ class _BuiltIn(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Import the verb, and parse its arguments."""
-        module = import_module(f"noether.cli.{str(self.name).replace('-', '_')}")
-        command = typer.main.get_command(module.app)
+        verb = str(self.name)
+        command: Any = typer.main.get_command(import_module(f"noether.cli.{_HOMES.get(verb, verb)}").app)
+        command = getattr(command, "commands", {}).get(verb, command)  # of a module of several verbs
         return command.make_context(info_name, args, parent, **extra)
 
 
@@ -225,7 +235,7 @@ def show_log_visibly() -> None:
 def _exit_code(error: NoetherError) -> int:
     if "noether.runs" not in sys.modules:  # no run was begun
         return error.exit_code
-    from noether.runs.processes import exit_code
+    from noether.runs.outcome import exit_code
 
     return exit_code(error.exit_code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -31,29 +31,18 @@ def completed(of: str) -> Callable[[typer.Context, str], list[str]]:
     return complete
 
 
-Spec = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SPEC", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
-    ),
-]
-RunArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run folder, or a run id below --output.",
-        show_default=False,
-        autocompletion=completed("runs"),
-    ),
-]
+def argument(metavar: str, help: str, of: str | None = None) -> Any:
+    """Return an argument of a verb, without a default to show; `of` names its completion, see `completed`."""
+    completion = None if of is None else completed(of)
+    return typer.Argument(metavar=metavar, help=help, show_default=False, autocompletion=completion)
+
+
+Spec = Annotated[Path, argument("SPEC", "The TOML file of the run.", "specs")]
+RunArgument = Annotated[str, argument("RUN", "A run folder, or a run id below --output.", "runs")]
+CHECKPOINT_NAMES = "The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder."
 Checkpoint = Annotated[
     str,
-    typer.Option(
-        "--checkpoint",
-        metavar="NAME",
-        help="The checkpoint: latest, last, best_model.<metric>, E…_U…_S…, or the name of its folder.",
-        autocompletion=completed("checkpoints"),
-    ),
+    typer.Option("--checkpoint", metavar="NAME", help=CHECKPOINT_NAMES, autocompletion=completed("checkpoints")),
 ]
 Output = Annotated[Path, typer.Option(metavar="FOLDER", help="The folder that holds the runs.")]
 Project = Annotated[
@@ -106,6 +95,12 @@ class SpecOptions(NamedTuple):
     overrides: Sequence[str]
     plugins: Sequence[str]
     trusted: Sequence[str]
+
+    def load(self, spec: Path | str, set: Mapping[str, Any] | None = None) -> LoadedSpec:
+        """Return a spec with the options, and with further values over it."""
+        from noether.spec.load import load_spec
+
+        return load_spec(spec, self.overrides, set=set, plugins=self.plugins, trust=self.trusted)
 
     def arguments(self) -> list[str]:
         """Return the options as they were typed, for another command line."""
@@ -258,6 +253,10 @@ class _UnsetOptions:
 
     While a shell completes a word, it leaves the others as they were typed.
     """
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line; a required argument stands as it is, without braces."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters of a command or group."""

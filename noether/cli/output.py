@@ -12,7 +12,7 @@ from typing import Any
 
 from noether.config.secrets import mask, withheld
 from noether.errors import NoetherError, StorageError, UsageError, notes_of
-from noether.spec.errors.words import visible, visible_lines
+from noether.spec.errors.words import in_columns, visible, visible_lines
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _WIDEST = 30
@@ -47,24 +47,21 @@ def print_table(
         rows: The rows; a key that is a name to type, such as that of a metric, stays as it is written.
         indent: Text before each line.
         right: Keys of further columns that end at the right.
-        titles: Titles of columns by key, if they are not the keys.
+        titles: Titles of columns by key, as they are shown, if they are not the keys.
     """
     if not rows:
         say(f"{indent}nothing found")
         return
     lines = [
-        [_header((titles or {}).get(key, key)) for key in rows[0]],
+        [visible((titles or {})[key]) if key in (titles or {}) else _header(key) for key in rows[0]],
         *([_cell(value) for value in row.values()] for row in rows),
     ]
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    columns = zip(*lines, strict=True)
     ends_right = [
         key in right or all(map(_is_number, column[1:])) for key, column in zip(rows[0], columns, strict=True)
     ]
-    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
-    for line in lines:
-        cells = (align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True))
-        say(f"{indent}{'  '.join(cells)}".rstrip())
+    for line in in_columns(lines, ends_right):
+        say(f"{indent}{line}".rstrip())
 
 
 def print_facts(facts: Iterable[tuple[str, object]], *, indent: str = "") -> None:
@@ -93,15 +90,22 @@ def print_json(value: Any, *, in_one_line: bool = False) -> None:
 
 
 def print_csv(rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows as comma-separated values, numbers in full, text without secrets and control characters."""
+    """Print rows as comma-separated values, numbers in full, text without secrets and control characters.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe: it may come from another's run folder.
+    """
     import csv
     import io
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow(["" if cell is None else visible(cell) if isinstance(cell, str) else cell for cell in row])
+        writer.writerow(["" if cell is None else _csv_text(cell) if isinstance(cell, str) else cell for cell in row])
     print(mask(text.getvalue()), end="")
+
+
+def _csv_text(text: str) -> str:
+    return visible(f"'{text}" if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def print_error(error: NoetherError) -> None:
@@ -135,23 +139,6 @@ def size_in_words(number: int) -> str:
     return f"{number} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def counted(number: float, unit: str) -> str:
-    """Return a number with its unit, singular or plural: `1 update`, `2.5 epochs`."""
-    text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
-    return f"{text} {unit}{'' if number == 1 else 's'}"
-
-
-def duration_in_words(seconds: float) -> str:
-    """Return a duration with its two largest units: `3.2 s`, `1 d 4 h`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
-    return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
-
-
 def write_text(path: Path, text: str | bytes, *, replace: bool = True) -> None:
     """Write a file, text as UTF-8, and make its folder if it is missing.
 
@@ -172,6 +159,15 @@ def write_text(path: Path, text: str | bytes, *, replace: bool = True) -> None:
         raise UsageError(f"{path} exists already", hint="choose another name, or remove it first") from error
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def begins_with(path: Path, start: bytes) -> bool:
+    """Return True if a file that the command line names can be read and begins with these bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def _header(key: str) -> str:

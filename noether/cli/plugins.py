@@ -1,24 +1,36 @@
-"""`noether plugins`: the kinds that are installed, and the options of each."""
+"""`noether plugins`: the installed kinds, their options and hooks, and the order of the calls in a run."""
 
 from __future__ import annotations
 
 import inspect
-from enum import Enum
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
-from noether.cli.output import print_json, print_table, say
+from noether.cli.options import AsJson, Spec, SpecOptions, Trusted, argument, completed, verb, verbs
+from noether.cli.output import picked, print_json, print_table, say
+from noether.errors import UsageError
+from noether.kernel.entries import (
+    GROUPS,
+    PLUGIN,
+    TABLE,
+    Component,
+    Entry,
+    installed_entries,
+    unreadable_distributions,
+    way_out,
+)
+from noether.kernel.names import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
-    from noether.kernel.entries import Component, Entry
+    from noether.kernel.registry import Registry
+    from noether.runs.plan.plan_callbacks import OrderedCall
 
 app = verbs("Look at what is installed.")
 RoleName = Annotated[
@@ -52,7 +64,6 @@ def list_plugins(role: RoleName = None, as_json: AsJson = False) -> None:
     Each with its distribution, its status, and what to write if that is not ok. Nothing is imported.
     """
     from noether.cli.doctor import standing
-    from noether.kernel.entries import installed_entries, unreadable_distributions, way_out
 
     only = checked_role(role)
     entries = sorted(installed_entries(), key=lambda e: (e.role, not e.is_built_in, e.name.lower()))
@@ -76,12 +87,7 @@ def _listed(entry: Entry, status: str, note: str) -> dict[str, str]:
 
 @verb(app, "info", example="noether plugins info offline-loss")
 def info(
-    kind: Annotated[
-        str,
-        typer.Argument(
-            metavar="KIND", help="A kind as in a spec.", show_default=False, autocompletion=completed("kinds")
-        ),
-    ],
+    kind: Annotated[str, argument("KIND", "A kind as in a spec.", "kinds")],
     role: RoleName = None,
     trusted: Trusted = [],
 ) -> None:
@@ -115,14 +121,20 @@ def hooks(
     trusted: Trusted = [],
     as_json: AsJson = False,
 ) -> None:
-    """Show each hook, its arguments, and the callbacks that implement it.
+    """Show each hook, and the callbacks that implement it.
 
     Only an import tells what implements a hook: it is done for what is built in and for what -p names, and for no other
     installed plugin. `noether plugins order SPEC` shows what a run calls.
     """
-    from noether.cli.hooks import print_hooks
-
-    print_hooks(name, kinds, trusted, as_json=as_json)
+    rows = _hook_rows(name, kinds, trusted)
+    if as_json:
+        print_json(rows)
+        return
+    for number, row in enumerate(rows):
+        say(f"{chr(10) * bool(number)}{row['hook']}({', '.join(row['arguments'])})")
+        say("\n".join(f"  {line}".rstrip() for line in _text_of(row["hook"]).splitlines()))
+        for origin, ones in groupby(row["implemented_by"], lambda one: one["origin"]):
+            say(f"  implemented by {', '.join(one['kind'] for one in ones)}  ({origin})")
 
 
 @verb(app, "order", example="noether plugins order specs/experiment.toml")
@@ -132,15 +144,18 @@ def order(spec: Spec, options: SpecOptions, as_json: AsJson = False) -> None:
     Wrappers, run plugins that are first, callbacks in the order of the spec, the other run plugins, those that are
     last. Hooks are compiled as for the run; nothing is trained or left behind.
     """
-    from noether.cli.hooks import print_order
     from noether.runs.plan.plan_callbacks import ordered_calls
     from noether.runs.prepare import rehearsal
-    from noether.spec.load import load_spec
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     with rehearsal(loaded, options.plugins) as run:
         calls = ordered_calls(run)
-    print_order(calls, as_json=as_json)
+    if as_json:
+        print_json([picked(call, "hook id kind origin place interval owner") for call in calls])
+        return
+    for number, (hook, group) in enumerate(groupby(calls, lambda call: call.hook)):
+        say(f"{chr(10) * bool(number)}{hook}")
+        print_table([_call(call) for call in group], indent="  ")
 
 
 @verb(app, "doctor", example="noether plugins doctor noether-plugin-x")
@@ -154,10 +169,10 @@ def doctor(
     ] = 60.0,
     as_json: AsJson = False,
 ) -> None:
-    """Import each installed plugin in a process of its own, and report its cost and defects.
+    """Report the cost and the defects of each installed plugin.
 
-    Seconds, memory, torch, versions, taken names, wrong kinds and hooks, prints, and changes of global state. Exit
-    codes: 0 nothing is wrong, 1 something is.
+    Each is imported in a process of its own: seconds, memory, torch, versions, taken names, wrong kinds and hooks,
+    prints, and changes of global state. Exit codes: 0 nothing is wrong, 1 something is.
     """
     from noether.cli.doctor import examine, print_reports
 
@@ -172,7 +187,7 @@ def doctor(
 
 @verb(app, "new", example="noether plugins new grad-noise --role callback")
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The kind, as a spec will name it.", show_default=False)],
+    name: Annotated[str, argument("NAME", "The kind, as a spec will name it.")],
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Its role: callback, model, …")] = "callback",
     folder: Annotated[
         Path | None,
@@ -192,14 +207,13 @@ def new(
 
 @verb(app, "check", example="noether plugins check .")
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="PATH", help="The folder of the package.", show_default=False)],
+    folder: Annotated[Path, argument("PATH", "The folder of the package.")],
 ) -> None:
     """Check a package of plugins before it is published.
 
     Its metadata, its entry points, what it imports, a contract for each plugin, and its tests.
     """
     from noether.cli.package import problems_of, run_tests
-    from noether.errors import UsageError
 
     found = problems_of(folder)
     for problem in found:
@@ -212,10 +226,6 @@ def check(
 
 def checked_role(role: str | None) -> str | None:
     """Return the role in its singular form, as typed or in the plural."""
-    from noether.errors import UsageError
-    from noether.kernel.entries import GROUPS
-    from noether.kernel.names import did_you_mean
-
     known = {found.name: found.name for found in GROUPS.values()}
     known |= {group.removeprefix("noether."): found.name for group, found in GROUPS.items()}
     if role is not None and role not in known:
@@ -227,7 +237,6 @@ def checked_role(role: str | None) -> str | None:
 def _print_kind(component: Component) -> None:
     """Print the origin of a kind, its purpose, its options, and an example."""
     from noether.config.discriminated import config_class_of
-    from noether.kernel.entries import PLUGIN, TABLE
     from noether.spec.fields import table_class_of
 
     if component.role == PLUGIN.name:
@@ -261,6 +270,7 @@ def _print_plugin(component: Component) -> None:
 
 
 def _print_hooks(component: Component) -> None:
+
     from noether.kernel.discovery import discovered, implemented_hooks
 
     say(f"implements {', '.join(implemented_hooks(component)) or 'no hook'}")
@@ -269,36 +279,15 @@ def _print_hooks(component: Component) -> None:
 
 
 def _row(name: str, field: FieldInfo) -> dict[str, str]:
+    from noether.spec.explain import type_of
+
     default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
     return {
         "option": name,
-        "type": _type(field.annotation),
+        "type": type_of(field),
         "default": default,
         "meaning": " ".join((field.description or "").split()),
     }
-
-
-def _type(annotation: Any) -> str:
-    """Return a type in the words of a spec: `float | None`, and `table` if a `kind` chooses its options."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return _type_of_class(annotation)
-    if get_origin(annotation) in (Union, UnionType):
-        return " | ".join("None" if member is NoneType else _type(member) for member in get_args(annotation))
-    if get_origin(annotation) is Annotated or annotation is Any:
-        return "table"
-    if get_origin(annotation) is list:
-        return f"list[{_type(get_args(annotation)[0])}]"
-    return str(annotation).replace("typing.", "")
-
-
-def _type_of_class(annotation: type) -> str:
-    from noether.spec.fields import is_table
-
-    if issubclass(annotation, Enum):
-        return " | ".join(repr(member.value) for member in annotation)
-    if is_table(annotation):
-        return "table"
-    return "list" if hasattr(annotation, "_fields") else annotation.__name__
 
 
 def _shown(value: Any) -> str:
@@ -322,3 +311,66 @@ def _example(component: Component, config_class: type[BaseModel]) -> str:
     if getattr(config_class, "needs_interval", False):
         lines.append("every_n_epochs = 1")
     return "\n".join([*lines, *(f"{name} = …" for name in required)])
+
+
+_WITH_HOOKS = ("callback", PLUGIN.name)
+
+
+def _hook_rows(name: str | None, kinds: Iterable[str], trusted: Iterable[str]) -> list[dict[str, Any]]:
+    """Return each hook, or the named one, with its arguments, its moment and its implementations.
+
+    Raises:
+        UsageError: if there is no such hook, or a kind has none.
+    """
+    from noether.kernel.discovery import implemented_hooks
+    from noether.kernel.hookspecs import HOOKS
+    from noether.kernel.registry import Registry, use_registry
+
+    if name is not None and name not in HOOKS:
+        raise UsageError(f"there is no hook '{name}'.{did_you_mean(name, HOOKS)}", hint=f"hooks are {', '.join(HOOKS)}")
+    registry = Registry.installed(trusted=trusted, project_folders=(Path.cwd(),))
+    with use_registry(registry):
+        found = [(component, implemented_hooks(component)) for component in _components(registry, kinds)]
+    return [_hook_row(hook, HOOKS[hook], found) for hook in HOOKS if name in (None, hook)]
+
+
+def _components(registry: Registry, kinds: Iterable[str]) -> list[Component]:
+    """Import the built-in callbacks and run plugins, and those that are named."""
+    found = [
+        registry.load(role, entry.qualified)
+        for role in _WITH_HOOKS
+        for entry in registry.entries(role)
+        if entry.is_built_in
+    ]
+    for kind in dict.fromkeys(kinds):
+        roles = [role for role in registry.roles_of(kind) if role in _WITH_HOOKS]
+        if not roles:
+            raise UsageError(f"'{kind}' has no hooks", hint="callbacks and run plugins have: noether plugins list")
+        found += [registry.load(role, kind) for role in roles]
+    return found
+
+
+def _text_of(hook: str) -> str:
+    from noether.kernel import hookspecs
+
+    return inspect.getdoc(getattr(hookspecs, hook)) or ""
+
+
+def _hook_row(hook: str, arguments: Sequence[str], found: Sequence[tuple[Component, list[str]]]) -> dict[str, Any]:
+    implementing = [component for component, hooks in found if hook in hooks]
+    return {
+        "hook": hook,
+        "arguments": list(arguments),
+        "fires": _text_of(hook).partition("\n")[0],
+        "implemented_by": [picked(component, "role kind origin") for component in implementing],
+    }
+
+
+def _call(call: OrderedCall) -> dict[str, str]:
+    return {
+        "called": call.id,
+        "kind": call.kind,
+        "from": call.origin or "project code",
+        "place": f"child of {call.owner}" if call.owner else call.place,
+        "when": call.interval.replace("=", " = ") or "each time",
+    }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from noether.cli import runs_report
-from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, completed, verb, verbs
-from noether.cli.output import counted, print_csv, print_json, say, size_in_words
+from noether.cli.options import RUNS, AsJson, Output, RunArgument, Trusted, argument, verb, verbs
+from noether.cli.output import begins_with, print_csv, print_json, say, size_in_words
+from noether.errors import UsageError
+from noether.spec.errors.words import counted
 
 if TYPE_CHECKING:
     from noether.runs.results.delete import Deletion
@@ -29,7 +30,7 @@ Metrics = Annotated[
 
 @verb(app, "list", example="noether runs list --where 'model.hidden=[64]' --sort rmse/test/elevation")
 def list_runs(
-    output: Annotated[Path, typer.Argument(metavar="[OUTPUT]", help="The folder that holds the runs.")] = RUNS,
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder that holds the runs.")] = RUNS,
     where: Annotated[
         list[str],
         typer.Option(
@@ -63,6 +64,7 @@ def list_runs(
     from noether.cli.runs_text import csv_of_runs, print_runs, run_json, settings_json
     from noether.runs.results.table import select, table_of
 
+    _require_one_format(as_json, as_csv)
     table = table_of(select(output, where=where, sort=sort, status=status), metrics)
     if as_json:
         print_json([run_json(run) | {"settings": settings_json(table, row)} for row, run in enumerate(table.runs)])
@@ -74,9 +76,16 @@ def list_runs(
         print_runs(table)
 
 
+def _require_one_format(as_json: bool, as_csv: bool) -> None:
+    if as_json and as_csv:
+        raise UsageError("found --json and --csv, expected one of them", hint="leave one of them out")
+
+
 @verb(app, "show", example="noether runs show airfoil-20260102-030405-ab12")
 def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> None:
-    """Show RUN: its end, its attempts, its evaluation metrics, its checkpoints, and the commands to go on with.
+    """Show the results and checkpoints of RUN, and how to go on.
+
+    Its end and its attempts are shown as well.
 
     Exit codes: 0 done, 2 no such run.
     """
@@ -92,22 +101,14 @@ def show(run: RunArgument, output: Output = RUNS, as_json: AsJson = False) -> No
 
 @verb(app, "compare", example="noether runs compare wide-1 narrow-1    # or patterns: 'wide-*' 'narrow-*'")
 def compare(
-    runs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders, run ids, or patterns of ids in quotes.",
-            show_default=False,
-            autocompletion=completed("runs"),
-        ),
-    ],
+    runs: Annotated[list[str], argument("RUN", "Run folders, run ids, or patterns of ids in quotes.", "runs")],
     metrics: Metrics = [],
     best: Annotated[bool, typer.Option("--best", help="Compare the best values instead of the last ones.")] = False,
     output: Output = RUNS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
-    """Compare runs: the settings that differ, and the evaluation metrics.
+    """Compare the settings and the evaluation metrics of runs.
 
     Runs that differ in nothing but seed, name and output are one group, of which mean and standard deviation over the
     seeds are shown. A difference from the first group is beyond the spread if it is larger than two standard errors of
@@ -115,9 +116,10 @@ def compare(
 
     Exit codes: 0 done, 2 wrong usage, or no such run or metric.
     """
-    from noether.cli.runs_comparison import comparison_json, csv_of_comparison, print_comparison
+    from noether.cli.runs_text import comparison_json, csv_of_comparison, print_comparison
     from noether.runs.results.compare import compare_runs
 
+    _require_one_format(as_json, as_csv)
     found = compare_runs(runs, output, metrics=metrics, best=best)
     if as_json:
         print_json(comparison_json(found))
@@ -127,17 +129,77 @@ def compare(
         print_comparison(found)
 
 
-@verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")
-def delete(
+@verb(app, "report", example="noether runs report airfoil-20260102-030405-ab12 --open")
+def report(
     runs: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RUN…",
-            help="Run folders, or run ids below --output.",
-            show_default=False,
-            autocompletion=completed("runs"),
+        argument(
+            "RUN",
+            "Run folders, run ids below --output, or patterns of ids in quotes; several are drawn together. "
+            "Or the folder of one sweep.",
+            "runs",
         ),
     ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write.", show_default="<run>.report.html")
+    ] = None,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
+    output: Output = RUNS,
+) -> None:
+    """Write RUN, or a sweep, as one HTML file.
+
+    It has the results, interactive curves of training and evaluation, learning rate, gradient norms, speed, figures
+    and tables of callbacks, spec and environment. Several runs share the charts, and the settings in which they differ
+    come first. A sweep, `runs/<name>.sweep`, has the table of its trials, Optuna's plots, and the curves of its best
+    trials. The file loads nothing from the network; a run that still trains is shown as it is now.
+
+    Exit codes: 0 done, 2 no such run or wrong usage.
+    """
+    import webbrowser
+
+    from noether.checkpoint.paths import shown_path
+    from noether.errors import UsageError
+    from noether.runs.folder.run_folder import find_run
+    from noether.runs.results.compare import named_by
+    from noether.runs.results.report.page import write_report
+    from noether.runs.results.report.sweep import write_sweep_report
+    from noether.runs.sweep.journal import Journal
+
+    sweeps = {sweep.folder: sweep for sweep in (Journal.at(run, output) for run in runs) if sweep is not None}
+    if len(sweeps) > 1 or (sweeps and len({*runs}) > 1):
+        raise UsageError(
+            f"wrong report: found {len({*runs})} names with a sweep among them, expected one sweep, or runs",
+            hint=f"noether runs report {shown_path(next(iter(sweeps)))}",
+        )
+    named_runs = (run for given in ([] if sweeps else runs) for run in named_by(given, output))
+    found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
+    first, *others = [sweep.folder.name for sweep in sweeps.values()] or [paths.run_id for paths in found.values()]
+    named = out or Path(f"{first}{f'+{len(others)}' if others else ''}.report.html")
+    _require_place(named)
+    size = write_report([*found.values()], named) if found else write_sweep_report(next(iter(sweeps.values())), named)
+    say(f"wrote {shown_path(named.absolute())} ({size_in_words(size)})")
+    if open_it and not webbrowser.open(named.absolute().as_uri()):
+        say("no browser was found: open the file yourself", to_stderr=True)
+
+
+def _require_place(named: Path) -> None:
+    """Check that a report may be written to a file."""
+    if named.is_dir() or not named.absolute().parent.is_dir():
+        raise UsageError(
+            f"the report cannot be written: found {'a folder' if named.is_dir() else 'no folder'} at "
+            f"{named if named.is_dir() else named.parent}, expected a file in a folder that exists",
+            hint=f"name a file: --out {named / 'report.html' if named.is_dir() else named.name}",
+        )
+    if named.exists() and not begins_with(named, b"<!doctype html>"):
+        raise UsageError(
+            f"the report cannot be written: found another file at {named}, expected none, or an older report",
+            hint="name another file, or remove it first",
+        )
+
+
+@verb(app, "delete", example="noether runs delete airfoil-20260102-030405-ab12 --dry-run")
+def delete(
+    runs: Annotated[list[str], argument("RUN", "Run folders, or run ids below --output.", "runs")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     keep_tracker: Annotated[bool, typer.Option("--keep-tracker", help="Leave the runs at the trackers alone.")] = False,
@@ -151,10 +213,10 @@ def delete(
 
     Exit codes: 0 done, 1 not everything was deleted, 2 wrong usage, or no such run.
     """
-    from noether.errors import UsageError
     from noether.runs.results.delete import deletion_of
 
-    found = [deletion_of(run, output) for run in dict.fromkeys(runs)]
+    by_folder = {one.paths.run_path: one for one in (deletion_of(run, output) for run in runs)}
+    found = list(by_folder.values())
     _print_deletions(found, keep_tracker)
     if dry_run:
         say("nothing was deleted: --dry-run")
@@ -177,6 +239,8 @@ def _print_deletions(found: Sequence[Deletion], keep_tracker: bool) -> None:
             say(f"  with files that Noether has not written: {', '.join(one.others)}")
         if one.trackers:
             say(f"  {'without' if keep_tracker else 'and'} its run in your own {', '.join(one.trackers)}")
+        if one.mirror:
+            say(f"  without its mirror, from which --resume could fetch it again: {one.mirror}")
 
 
 def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: bool) -> None:
@@ -194,6 +258,3 @@ def _delete(one: Deletion, keep_tracker: bool, trusted: Sequence[str], may_ask: 
             raise typer.Exit(1) from error
     delete_folder(one.paths)
     say(f"deleted {one.paths.run_id} ({size_in_words(one.size)})")
-
-
-verb(app, "report", example=runs_report.EXAMPLE)(runs_report.report)

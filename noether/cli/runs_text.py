@@ -1,4 +1,4 @@
-"""Output of `noether runs`: tables, facts, JSON and comma-separated values of runs."""
+"""Output of `noether runs`: tables, facts, JSON and comma-separated values of runs and comparisons."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from noether.checkpoint.paths import shown_path
-from noether.cli.output import (
-    counted,
-    duration_in_words,
-    print_facts,
-    print_section,
-    print_table,
-    say,
-    size_in_words,
-)
+from noether.cli.output import picked, print_facts, print_section, print_table, say, size_in_words
 from noether.metrics.metrics_file import spell_number
+from noether.runs.results.compare import Comparison, Difference, Group, MetricRow, Sample
 from noether.runs.results.summary import Evaluated, RunSummary
 from noether.runs.results.table import FACTS, RunTable, moment, next_commands, run_argument
-from noether.spec.errors.words import toml_literal
+from noether.spec.errors.words import counted, duration_in_words, toml_literal
 from noether.spec.overlay import ABSENT
 
 _MOST_SETTINGS = 6
@@ -70,12 +63,12 @@ def print_runs(table: RunTable) -> None:
         row |= {key: setting(table.settings[key][place]) for key in shown}
         for key in table.metrics:
             found = run.evaluated(key)
-            row[key] = number(found.final if found else None)
+            row[f"last {key}"] = number(found.final if found else None)  # a metric may have the name of another column
             if key in judged:
-                row[f"{key}/best"] = number(found.best if found else None)
+                row[f"best {key}"] = number(found.best if found else None)
         rows.append(row)
-    titles = {f"{key}/best": "best" for key in table.metrics}
-    print_table(rows, right={"duration", *table.metrics, *titles}, titles=titles)
+    titles = {f"last {key}": key for key in table.metrics} | {f"best {key}": "BEST" for key in table.metrics}
+    print_table(rows, right={"duration", *titles}, titles=titles)
     if more := len(table.settings) - len(shown):
         say(f"{counted(more, 'more setting')} differ{'s' if more == 1 else ''}: --json has all")
     for run in (run for run in table.runs if run.problem):
@@ -86,39 +79,15 @@ def csv_of_runs(table: RunTable) -> Iterable[Sequence[Any]]:
     """Yield a header and a row for each run, with all evaluation metrics."""
     keys = list(dict.fromkeys((*table.metrics, *(one.key for run in table.runs for one in run.evaluations))))
     metrics = [name for key in keys for name in (key, f"{key}/best")]
-    yield [
-        "id",
-        "folder",
-        "name",
-        "status",
-        "created",
-        "seconds",
-        "updates",
-        "epochs",
-        "samples",
-        *table.settings,
-        *metrics,
-        "problem",
-    ]
+    facts = ["id", "folder", "name", "status", "created", "seconds", "updates", "epochs", "samples"]
+    yield [*facts, *table.settings, *metrics, "problem"]
     for place, run in enumerate(table.runs):
         found = [run.evaluated(key) for key in keys]
         values = [value for one in found for value in ((one.final, one.best) if one else (None, None))]
         created = None if run.created is None else moment(run.created)
         settings = [csv_cell(values[place]) for values in table.settings.values()]
-        yield [
-            run.run_id,
-            str(run.paths.run_path),
-            run.name,
-            run.status,
-            created,
-            run.seconds,
-            run.update,
-            run.epoch,
-            run.sample,
-            *settings,
-            *values,
-            run.problem,
-        ]
+        named = (run.run_id, str(run.paths.run_path), run.name, run.status, created)
+        yield [*named, run.seconds, run.update, run.epoch, run.sample, *settings, *values, run.problem]
 
 
 def csv_cell(value: Any) -> Any:
@@ -145,7 +114,8 @@ def run_json(run: RunSummary) -> dict[str, Any]:
 
 def _evaluated_json(one: Evaluated) -> dict[str, Any]:
     names = "key final final_update final_epoch best best_update best_epoch direction checkpoint"
-    return {name: plain(getattr(one, name)) for name in names.split()}
+    found: dict[str, Any] = plain(picked(one, names))
+    return found
 
 
 def settings_json(table: RunTable, row: int) -> dict[str, Any]:
@@ -164,7 +134,7 @@ def print_run(run: RunSummary) -> None:
         say()
         print_table([_metric_row(one) for one in run.evaluations], right={"last", "best"})
     parts = {part: value for part in _PARTS if (value := run.metrics.get(f"profiling/{part}_time")) is not None}
-    total = math.fsum(parts.values())
+    total = sum(parts.values())
     shares = {part: f"{value * 1e3:9.3f} ms  {value / total:4.0%}" for part, value in parts.items() if total > 0}
     print_section("mean time of an update, in the last interval", shares)
     if len(run.attempts) > 1:
@@ -250,16 +220,7 @@ def _print_checkpoints(run: RunSummary) -> None:
 
 def details_json(run: RunSummary) -> dict[str, Any]:
     """Return what `show` adds to the JSON of a run: settings, all metrics, attempts, checkpoints."""
-    checkpoints = [
-        {
-            "name": one.name,
-            "names": list(one.names),
-            "update": one.update,
-            "resumable": one.resumable,
-            "problem": one.problem,
-        }
-        for one in run.checkpoints
-    ]
+    checkpoints = [picked(one, "name names update resumable problem") for one in run.checkpoints]
     return {
         "settings": plain(run.tables),
         "metrics": plain(run.metrics),
@@ -267,3 +228,147 @@ def details_json(run: RunSummary) -> dict[str, Any]:
         "checkpoints": checkpoints,
         "next": next_commands(run),
     }
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print the groups, the settings in which they differ, and each metric with its differences from the first."""
+    print_table([_group_row(group) for group in found.groups])
+    if len(found.groups) > 1:
+        say()
+        rows = [
+            {"setting": key} | {group.label: setting(value) for group, value in zip(found.groups, values, strict=True)}
+            for key, values in found.settings.items()
+        ]
+        print_table(rows) if rows else say("the settings are the same")
+    is_one = len(found.groups) == 1
+    shared = [row for row in found.rows if is_one or sum(sample is not None for sample in row.samples) > 1]
+    lines = [line for row in shared for line in (_by_run(found.groups[0], row) if is_one else _metric_rows(found, row))]
+    if lines:
+        say()
+        titles = {f"of {run.paths.run_path}": run.run_id for run in found.groups[0].runs}
+        print_table(lines, right={"value", "difference", "mean"}, titles=titles)
+    for line in _notes(found):
+        say(line)
+
+
+def _group_row(group: Group) -> dict[str, object]:
+    states = ", ".join(dict.fromkeys(run.status for run in group.runs))
+    updates = sorted({run.update for run in group.runs})
+    return {
+        "group": group.label,
+        "runs": ", ".join(run.run_id for run in group.runs),
+        "seeds": ", ".join(map(str, group.seeds)) or "-",
+        "status": states,
+        "updates": f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}",
+    }
+
+
+def _metric_rows(found: Comparison, row: MetricRow) -> Iterable[dict[str, object]]:
+    wanted = {"min": " (lower is better)", "max": " (higher is better)", None: ""}[row.direction]
+    for place, (group, sample, difference) in enumerate(zip(found.groups, row.samples, row.differences, strict=True)):
+        yield {
+            "metric": "" if place else row.key + wanted,
+            "group": group.label,
+            "value": _sample_text(sample),
+            "difference": "" if difference is None else f"{difference.value:+.4g}",
+            "": "" if difference is None else _judged(difference),
+        }
+
+
+def _by_run(group: Group, row: MetricRow) -> list[dict[str, object]]:
+    sample = row.samples[0]
+    by_run = sample.by_run if sample else {}
+    line: dict[str, object] = {"metric": row.key, "mean": _sample_text(sample)}
+    return [line | {f"of {path}": number(by_run.get(path)) for path in (str(run.paths.run_path) for run in group.runs)}]
+
+
+def _sample_text(sample: Sample | None) -> str:
+    if sample is None:
+        return "-"
+    return number(sample.mean) + ("" if sample.deviation is None else f" ± {_two_digits(sample.deviation)}")
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.2g}".rstrip(".")
+
+
+def _judged(difference: Difference) -> str:
+    words = {True: "better", False: "worse", None: ""}[difference.is_better]
+    if difference.margin is None or difference.verdict == "unknown":
+        return words
+    spread = f"{difference.verdict} the spread of {_two_digits(difference.margin)}"
+    return f"{words}, {spread}" if words else spread
+
+
+def _notes(found: Comparison) -> Iterable[str]:
+    yield _about_spread(found.groups)
+    for place, group in enumerate(found.groups) if len(found.groups) > 1 else ():
+        only = [row.key for row in found.rows if [n for n, sample in enumerate(row.samples) if sample] == [place]]
+        if only:
+            yield f"only {group.label} has {', '.join(only)}"
+    for group in found.groups:
+        seeds = [run.seed for run in group.runs if run.seed is not None]
+        for seed in sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+            yield f"{group.label} has the seed {seed} more than once: the last of its runs counts"
+    if found.ends_differ:
+        yield "the runs ended at different updates: their last values are not from the same update"
+    for run in (run for group in found.groups for run in group.runs if run.problem):
+        yield f"{run.run_id} is damaged: {run.problem}"
+
+
+def _about_spread(groups: Sequence[Group]) -> str:
+    if len(groups) == 1:
+        return "one group: the runs differ in nothing but seed, name and output; mean ± standard deviation over seeds"
+    single = [group.label for group in groups if len(group.seeds) < 2]
+    if len(single) == len(groups):
+        return "one seed each: no spread known"
+    if single:
+        return f"one seed in {', '.join(single)}: no spread known"
+    return "value: mean ± standard deviation over seeds; spread: two standard errors of the difference of means"
+
+
+def csv_of_comparison(found: Comparison) -> Iterable[Sequence[Any]]:
+    """Yield a header and a row for each metric in each group, with the settings that differ."""
+    yield ["metric", "group", "runs", "seeds", *found.settings, "mean", "deviation", "difference", "margin", "verdict"]
+    for row in found.rows:
+        for place, (group, sample, difference) in enumerate(
+            zip(found.groups, row.samples, row.differences, strict=True)
+        ):
+            runs, seeds = (" ".join(map(str, values)) for values in ([run.run_id for run in group.runs], group.seeds))
+            settings = [csv_cell(values[place]) for values in found.settings.values()]
+            values = (sample.mean, sample.deviation) if sample else (None, None)
+            judged = (difference.value, difference.margin, difference.verdict) if difference else (None, None, None)
+            yield [row.key, group.label, runs, seeds, *settings, *values, *judged]
+
+
+def comparison_json(found: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON."""
+    groups = [
+        {"label": group.label, "runs": [run.run_id for run in group.runs], "seeds": group.seeds}
+        for group in found.groups
+    ]
+    settings = {
+        key: {group.label: plain(value) for group, value in zip(found.groups, values, strict=True)}
+        for key, values in found.settings.items()
+    }
+    return {
+        "values": "best" if found.best else "last",
+        "groups": groups,
+        "settings": settings,
+        "metrics": [_row_json(found, row) for row in found.rows],
+    }
+
+
+def _row_json(found: Comparison, row: MetricRow) -> dict[str, Any]:
+    by_group = {}
+    for group, sample, difference in zip(found.groups, row.samples, row.differences, strict=True):
+        by_group[group.label] = {
+            "runs": plain(sample.by_run) if sample else {},
+            "mean": plain(sample.mean) if sample else None,
+            "deviation": plain(sample.deviation) if sample else None,
+            "difference": plain(difference.value) if difference else None,
+            "margin": plain(difference.margin) if difference else None,
+            "verdict": difference.verdict if difference else None,
+            "is_better": difference.is_better if difference else None,
+        }
+    return {"key": row.key, "direction": row.direction, "groups": by_group}

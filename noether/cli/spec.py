@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, completed, verb, verbs
+from noether.cli.options import RUNS, AsJson, Spec, SpecOptions, Trusted, argument, verb, verbs
 from noether.cli.output import print_facts, print_file, print_json, print_table, say, write_text
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ OutputFile = Annotated[
 
 @verb(app, "init", example="noether spec init specs/wing.toml --data data/wing.npz --targets pressure")
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The spec to write.")] = Path("spec.toml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The spec to write.")] = Path("spec.toml"),
     data: Annotated[
         Path | None,
         typer.Option(
@@ -94,10 +94,9 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
     from its first sample, such as the number of inputs, stay unset.
     """
     from noether.kernel.registry import use_registry
-    from noether.spec.load import load_spec
     from noether.spec.model import resolved_toml
 
-    loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+    loaded = options.load(spec)
     with use_registry(loaded.registry):
         _write(resolved_toml(loaded.spec), output)
 
@@ -106,20 +105,10 @@ def resolve(spec: Spec, options: SpecOptions, output: OutputFile = None) -> None
 def explain(
     key: Annotated[
         str,
-        typer.Argument(
-            metavar="KEY",
-            help="A key as in -s: trainer.callbacks[val].max_size.",
-            show_default=False,
-            autocompletion=completed("keys"),
-        ),
+        argument("KEY", "A key as in -s: trainer.callbacks[val].max_size.", "keys"),
     ],
     options: SpecOptions,
-    spec: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[SPEC]", help="The TOML file of the run.", show_default=False, autocompletion=completed("specs")
-        ),
-    ] = None,
+    spec: Annotated[Path | None, argument("SPEC", "The TOML file of the run.", "specs")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain KEY, and with SPEC its value.
@@ -128,10 +117,9 @@ def explain(
     """
     from noether.kernel.registry import Registry, use_registry
     from noether.spec.explain import documented, explained
-    from noether.spec.load import load_spec
 
     if spec is not None:
-        loaded = load_spec(spec, options.overrides, trust=options.trusted, plugins=options.plugins)
+        loaded = options.load(spec)
         with use_registry(loaded.registry):
             _print_explanation(explained(key, loaded), as_json=as_json)
         return
@@ -225,8 +213,8 @@ def _shown(value: Any) -> str:
 
 @verb(app, "diff", example="noether spec diff specs/experiment.toml runs/terrain-20260401-101500-ab12")
 def diff(
-    left: Annotated[str, typer.Argument(metavar="A", help="A spec, a run folder or a run id.", show_default=False)],
-    right: Annotated[str, typer.Argument(metavar="B", help="The one to compare with.", show_default=False)],
+    left: Annotated[str, argument("A", "A spec, a run folder or a run id.")],
+    right: Annotated[str, argument("B", "The one to compare with.")],
     trusted: Trusted = [],
     runs: Annotated[Path, typer.Option("--runs", metavar="FOLDER", help="The folder that holds the runs.")] = RUNS,
     as_json: AsJson = False,
@@ -250,15 +238,7 @@ def diff(
 
 @verb(app, "schema", example="noether spec schema -o .noether/spec.schema.json")
 def schema(
-    spec: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[SPEC]",
-            help="Also know the tables of its run plugins.",
-            show_default=False,
-            autocompletion=completed("specs"),
-        ),
-    ] = None,
+    spec: Annotated[Path | None, argument("SPEC", "Also know the tables of its run plugins.", "specs")] = None,
     output: OutputFile = None,
     trusted: Trusted = [],
 ) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from noether.cli.options import AsJson, Quiet, Spec, SpecOptions, verb, verbs
-from noether.cli.output import counted, duration_in_words, print_json, print_table, say
+from noether.cli.output import print_json, print_table, say
+from noether.spec.errors.words import counted, duration_in_words
 
 if TYPE_CHECKING:
     from noether.runs.sweep.journal import Journal, Record, Trial
     from noether.runs.sweep.plan import SweepPlan
 
 app = verbs()
+_NEXT = 2  # commands: evaluate, predict
 _STOPPED_BY = 128  # a shell reports an end by signal n as 128 + n
 
 Status = Annotated[bool, typer.Option("--status", help="Print the table of the trials, and run nothing.")]
@@ -54,22 +56,19 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train SPEC once for each combination of values in its [sweep] table, and print the best first.
+    """Train SPEC with many values, and print the best first.
 
-    Every trial is a run below the output of SPEC. Started again after whatever ended it, the sweep goes on: trials that
-    have ended are not run again.
+    The [sweep] table of SPEC lists the values by path, or says how they are drawn. Every trial is a run below the
+    output of SPEC. Started again after whatever ended it, the sweep goes on: trials that have ended are not run again.
 
     Exit codes: 0 all trials have ended, 1 a trial failed, 2 wrong spec or usage, 143 or 130 stopped by a signal.
     """
     if status:
-        from noether.runs.sweep.journal import look
+        from noether.runs.sweep.journal import read_now
         from noether.runs.sweep.plan import find_sweep
 
         journal = find_sweep(spec, options.overrides, name)
-        record = journal.read()
-        for trial in record.trials:
-            if trial.state == "running":
-                trial.state = look(journal, record, trial)
+        record = read_now(journal)
         _print_json(journal, record) if as_json else _print_status(journal, record, options.arguments())
         return
     from noether.runs.sweep.conduct import conduct
@@ -104,6 +103,8 @@ def sweep(
 
 def _print_plan(plan: SweepPlan, *, as_json: bool) -> None:
     """Print the trials of a sweep after checking them."""
+    from noether.runs.sweep.journal import cells_of
+
     known = plan.known()
     plan.check(plan.extremes() if known is None else known)
     if as_json:
@@ -112,7 +113,7 @@ def _print_plan(plan: SweepPlan, *, as_json: bool) -> None:
     number = f"at most {counted(plan.settings.trials or 0, 'trial')}" if known is None else counted(len(known), "trial")
     say(f"{plan.journal.name}: {number}, {plan.method}, compared by {plan.objective.words}")
     if known is not None:
-        print_table([_cells(values) for values in known])
+        print_table([dict[str, object](cells_of(values)) for values in known])
 
 
 def _print_status(journal: Journal, record: Record, given: list[str], overlay: Path | None = None) -> None:
@@ -124,7 +125,9 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         given: Options of the command line that every trial has.
         overlay: A file with the best values.
     """
-    from noether.spec.sweep import arguments_of
+    from noether.runs.results.summary import summary_of
+    from noether.runs.results.table import next_commands
+    from noether.spec.sweep import options_of
 
     say(f"{record.name}: {_counts(record)}, compared by {record.objective.words}")
     print_table([_row(journal, record, trial) for trial in record.ranked() if trial.wanted])
@@ -137,12 +140,13 @@ def _print_status(journal: Journal, record: Record, given: list[str], overlay: P
         return
     objective = record.objective
     say(f"\nbest: {journal.run_id(winner)}, {objective.value} {objective.metric} = {winner.value(objective):.6g}")
-    values = [part for argument in arguments_of(winner.values) for part in ("-s", argument)]
-    say(f"  {shlex.join(['noether', 'run', record.spec, *given, *values])}")
+    for command in next_commands(summary_of(journal.paths(winner)))[:_NEXT]:
+        say(f"  {command}")
+    say("train with its values:")
+    say(f"  {shlex.join(['noether', 'run', record.spec, *given, *options_of(winner.values)])}")
     if overlay is not None:
         say(f"  {shlex.join(['noether', 'run', str(overlay), *given])}")
-    if (plots := journal.folder / "plots").is_dir():
-        say(f"  plots: {plots}")
+    say(f"  {shlex.join(['noether', 'runs', 'report', str(journal.folder)])}")
 
 
 def _counts(record: Record) -> str:
@@ -151,30 +155,19 @@ def _counts(record: Record) -> str:
 
 
 def _row(journal: Journal, record: Record, trial: Trial) -> dict[str, object]:
+    from noether.runs.sweep.journal import cells_of
+
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.6g}"
 
     names = ("final", "best") if record.objective.value == "final" else ("best", "final")
     return {
         "trial": journal.run_id(trial),
-        **_cells(trial.values),
+        **cells_of(trial.values),
         **{name: number(getattr(trial, name)) for name in names},
         "status": trial.state,
         "duration": "-" if trial.seconds is None else duration_in_words(trial.seconds),
     }
-
-
-def _cells(values: dict[str, Any]) -> dict[str, object]:
-    """Return the values by the last part of their path, or by the whole path if two would have one name."""
-    short = {path: path.rpartition(".")[2] for path in values}
-    names = list(short.values())
-    return {(name if names.count(name) == 1 else path): _short(values[path]) for path, name in short.items()}
-
-
-def _short(value: Any) -> str:
-    from noether.spec.errors.words import toml_literal
-
-    return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
 
 
 def _print_json(journal: Journal, record: Record) -> None:

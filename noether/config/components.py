@@ -48,7 +48,8 @@ class SamplingTable(SpecTable):
 
     @model_validator(mode="after")
     def _of_buckets(self) -> SamplingTable:
-        if self.kind != "buckets" and "pool" in self.model_fields_set:
+        is_default = self.pool == type(self).model_fields["pool"].default  # which a resolved spec has
+        if self.kind != "buckets" and not is_default:
             raise ValueError(f"pool is an option of buckets: found it with kind = {self.kind!r}, expected none")
         return self
 

@@ -182,6 +182,8 @@ def _places(config: SplitConfig, n: int) -> tuple[int, int, int]:
 
 def _counts(config: SplitConfig, n: int) -> tuple[int, int, int]:
     """Return the samples before those of `test`, those of `test`, and those of `test` and `validation` together."""
+    if config.folds is not None and config.folds > n:
+        raise DataError(f"too few samples for folds = {config.folds}: found {n}, expected at least one for each fold")
     if config.folds is None or config.fold is None:
         both = config.test_fraction + config.validation_fraction
         return 0, min(n, round(config.test_fraction * n)), min(n, round(both * n))
@@ -212,6 +214,9 @@ def _whole_groups(config: SplitConfig, codes: Tensor, key: int) -> Tensor:
         cuts = [tested, *left]
     else:
         _, *shares = _counts(config, n)
+        large = sizes[order] > 2 * max(shares[0], shares[1] - shares[0])
+        if not by_time:  # a group that would be most of a held-out part is trained on
+            order = torch.cat([order[~large], order[large]])
         cuts = _cuts(sizes[order], shares if config.validation_fraction else shares[:1])
     low, high = _between(config, cuts[0], cuts[-1], groups)
     return torch.isin(codes, order[low:high]).nonzero()[:, 0]

@@ -134,9 +134,10 @@ class NormalizeConfig(TransformBaseConfig):
     properties: list[str] = Field(
         min_length=1, examples=[["points", "pressure_target"]], description="Properties to normalise."
     )
-    method: Literal["mean-std", "min-max"] = Field(
+    method: Literal["mean-std", "min-max", "log"] = Field(
         "mean-std",
-        description="mean-std: to mean 0 and standard deviation 1. min-max: to between 0 and 1.",
+        description="mean-std: to mean 0 and standard deviation 1. min-max: to between 0 and 1. log: mean-std of the "
+        "natural logarithm, for numbers above 0 that span several powers of ten.",
     )
     per: Literal["component", "channel", "property"] = Field(
         "component",
@@ -147,7 +148,7 @@ class NormalizeConfig(TransformBaseConfig):
 
 
 class Normalize(Transform):
-    """Maps `x` to `(x - shift) / scale`, with shift and scale from the training set.
+    """Maps `x` to `(x - shift) / scale`, with shift and scale from the training set; with `log`, its logarithm.
 
     Works in float64 on integers and on the numbers of a file, which are rounded to float32 afterwards. A component that
     never varies is only shifted.
@@ -182,9 +183,21 @@ class Normalize(Transform):
         statistics = {name: RunningStatistics(_COMPONENT_DIM[self.per]) for name in self.names}
         for batch in whole_batches(dataset):
             for name in self.names:
-                statistics[name].add(_numbers(name, batch))
+                statistics[name].add(self._measured(name, _numbers(name, batch)))
         for name, values in statistics.items():
             self._shift[name], self._scale[name] = self._shift_and_scale(name, values)
+
+    def _measured(self, name: str, values: Tensor) -> Tensor:
+        """Return a batch of the training set as its statistics see it."""
+        if self.method != "log":
+            return values
+        if (values <= 0).any():
+            raise DataError(
+                f"cannot take the logarithm of {name!r}: found {float(values.min()):g} in the training set, expected "
+                "numbers above 0",
+                hint='use method = "mean-std", or leave out these samples',
+            )
+        return values.to(torch.float64).log()
 
     def _shift_and_scale(self, name: str, values: RunningStatistics) -> tuple[Tensor, Tensor]:
         if not (values.count and values.squares.isfinite().all()):
@@ -192,10 +205,10 @@ class Normalize(Transform):
             found = "NaN or infinity in the training set" if values.count else "no training samples"
             found = "numbers whose squares are beyond float64" if is_too_large else found
             raise DataError(f"cannot normalise {name!r}: found {found}, expected finite numbers")
-        if self.method == "mean-std":
-            shift, scale = values.mean, values.deviation
-        else:
+        if self.method == "min-max":
             shift, scale = values.minimum, values.maximum - values.minimum
+        else:
+            shift, scale = values.mean, values.deviation
         scale = torch.where(values.constant | (scale < values.smallest_scale), 1.0, scale)
         if self.per == "channel" and shift.ndim:
             trailing = (1,) * (values.sample_dims - 1)  # so that channels line up in samples and in batches
@@ -208,6 +221,7 @@ class Normalize(Transform):
         for name in self.names:
             given = _numbers(name, sample)
             value, shift, scale = self._operands(name, given)
+            value = value.log() if self.method == "log" else value
             result[name] = ((value - shift) / scale).to(given.dtype if given.is_floating_point() else torch.float32)
         return result
 
@@ -220,7 +234,8 @@ class Normalize(Transform):
         if not self.inverts(name):
             return tensor
         value, shift, scale = self._operands(name, tensor)
-        return value * scale + shift
+        restored = value * scale + shift
+        return restored.exp() if self.method == "log" else restored
 
     def _operands(self, name: str, tensor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return tensor, shift and scale, in float32 at least, since half precision cannot hold a shift."""

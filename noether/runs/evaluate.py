@@ -32,7 +32,7 @@ from noether.errors import UsageError
 from noether.kernel.progress import EVERY
 from noether.metrics.results import RESULTS, RESULTS_INDEX
 from noether.metrics.values import NONSCALARS
-from noether.runs.folder.run_folder import find_run
+from noether.runs.folder.run_folder import EVALUATIONS, find_run
 from noether.runs.outcome import EXIT_CODE
 from noether.runs.predict.files import read_samples
 from noether.runs.predict.inputs import Inputs, as_batch
@@ -133,7 +133,6 @@ def _evaluating(configs: Sequence[CallBackBaseConfig], key: str, first: str) -> 
     return kept
 
 
-FOLDER = "evaluations"
 _FOLLOW_TRAINING = (OnlineLossCallback, TrackAdditionalOutputsCallback, TrainingStabilityCallback)
 """Their state is that of an unfinished interval of training, which is no metric of an evaluation."""
 _LOG = logging.getLogger("noether.run")
@@ -168,7 +167,7 @@ class EvaluationPaths(PathProvider):
 
     def __init__(self, run: PathProvider, name: str) -> None:
         super().__init__(run.output_path, run.run_id)
-        self.results_path = run.run_path / FOLDER / name
+        self.results_path = run.run_path / EVALUATIONS / name
 
     @property
     def metrics_path(self) -> Path:

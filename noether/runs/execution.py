@@ -24,9 +24,10 @@ from noether.kernel.watchdog import Overdue, OverdueHook, Watchdog, write_stacks
 from noether.metrics.tracker import BaseTracker, PackedModel, TrackerError
 from noether.runs.console import BOLD, console, kept_for_console, open_log
 from noether.runs.folder.lock import RunLock
-from noether.runs.folder.run_folder import SAMPLES, RunFolder
+from noether.runs.folder.run_folder import CALLBACKS, SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
 from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue
+from noether.runs.predict.export import pack_model
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same
@@ -42,13 +43,11 @@ from noether.runs.resume.continuation import (
     lost_updates,
     move_newer_aside,
     move_run_aside,
+    repair,
 )
 from noether.runs.resume.facts import facts_of
-from noether.runs.resume.repair import repair
 from noether.runs.saved_spec import PROJECT, SPEC_SHA256, write_saved_spec
-from noether.runs.start_and_end import Clock, limits_of, say_end, say_start
-from noether.runs.tracking.description import description_of
-from noether.runs.tracking.packing import pack_model
+from noether.runs.start_and_end import Clock, costs_of, description_of, limits_of, say_end, say_start
 from noether.runs.tracking.tracking import Tracking, until_stopped
 from noether.spec.errors.words import visible, visible_lines
 from noether.spec.model import resolved_tables
@@ -351,7 +350,7 @@ class Execution:
             tracking.abandon()
             self.mirror.abandon()
             return outcome
-        self._record_end(outcome.status, reason)
+        self._record_end(outcome.status, reason, **{CALLBACKS: costs_of(run)})
         if outcome.status != "FINISHED" and not run.trainer.update_counter.is_finished:
             say_how_to_continue(self.paths, run.trainer.update_counter.update, outcome)
         say_end(run, self.paths, self.clock)
@@ -372,9 +371,9 @@ class Execution:
         _LOG.info("%s", last_line, extra=BOLD)
         return replace(outcome, last_line=last_line)
 
-    def _record_end(self, status: str, reason: str | None) -> None:
+    def _record_end(self, status: str, reason: str | None, **facts: object) -> None:
         try:
-            self.folder.end_attempt(status, reason)
+            self.folder.end_attempt(status, reason, **facts)
         except StorageError as error:
             _LOG.warning("%s", error)
 

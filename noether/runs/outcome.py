@@ -1,12 +1,14 @@
-"""Outcome: the end of a run, with its metrics and the text of its error; and the bounds of `[expect]` on them."""
+"""Outcome: the end of a run, with its metrics, its error and its exit code; and the bounds of `[expect]` on them."""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import shlex
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,6 +35,11 @@ def describe(error: BaseException) -> str:
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 EXIT_CODE = 128
 """Exit code of a run that a signal ended, before the number of the signal is added: a shell reports it as 128 + n."""
+ENDED_WITH = "NOETHER_ENDED_WITH"
+"""Names a file for the exit code of a run after which ranks shall not start again; their launcher then sees a 0."""
+_RESTARTS = "TORCHELASTIC_MAX_RESTARTS"
+FINAL = frozenset({2, 3, 4, EXIT_CODE + signal.SIGINT, EXIT_CODE + signal.SIGTERM, EXIT_CODE + 1})  # 1: SIGHUP
+"""Exit codes after which another start would end as this one did, or was not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,21 @@ def say_how_to_continue(paths: PathProvider, update: int, outcome: Outcome) -> N
     on_ctrl_c = "; save_on_sigint = true under [trainer] commits one on Ctrl-C"
     way_out = on_ctrl_c if outcome.exit_code == EXIT_CODE + signal.SIGINT else ""
     _LOG.info("no checkpoint to continue from was committed%s; %s; begin again with: %s", way_out, lost_text, command)
+
+
+def exit_code(code: int) -> int:
+    """Return the exit code that the launcher of this process shall see for a run that ended with `code`.
+
+    A launcher that restarts ranks takes every other code than 0 for a failure; one that is final is hidden from it.
+    """
+    if code not in FINAL:
+        return code
+    if ended := os.environ.get(ENDED_WITH):
+        with suppress(FileExistsError), Path(ended).open("x", encoding="ascii") as file:
+            file.write(str(code))
+        return 0
+    restarts = os.environ.get(_RESTARTS, "0")
+    return 0 if code > EXIT_CODE and restarts.isdecimal() and int(restarts) else code
 
 
 IS_BROKEN = "training finished, but [expect] failed: "

@@ -1,10 +1,13 @@
-"""The other ranks of a run: they train beside rank 0, which alone writes the run folder and talks to trackers."""
+"""The ranks of a run: started on this machine, and trained beside rank 0, which alone writes the run folder."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +23,7 @@ from noether.errors import CheckpointError, NoetherError, SpecError, TrainingErr
 from noether.kernel.hookspecs import HOOKS
 from noether.kernel.watchdog import write_stacks
 from noether.runs.console import log_of_rank
-from noether.runs.outcome import EXIT_CODE, Outcome
+from noether.runs.outcome import ENDED_WITH, EXIT_CODE, FINAL, Outcome
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads
 from noether.runs.resume.continuation import Continuation, SavedState
@@ -28,8 +31,72 @@ from noether.runs.resume.facts import facts_of
 from noether.runs.tracking.tracking import flattened
 from noether.spec.model import resolved_tables
 from noether.training.parallel import Parallel
+from noether.training.parallel.one import WORLD_SIZE, world_of
 
 T = TypeVar("T")
+
+
+def start_ranks(arguments: Sequence[str], *, ranks: int, restarts: int = 0) -> tuple[int, str | None]:
+    """Run `noether` with these arguments in several processes, one for each rank.
+
+    A signal goes to all of them. If one of them ends with an error, the others are ended; then all are started again,
+    at most `restarts` times, and continue the run.
+
+    Args:
+        arguments: The verb and its arguments, with the id of the run if it may start again.
+        ranks: Number of ranks.
+        restarts: Most restarts.
+
+    Returns:
+        The exit code of the run, and the end of a rank that was killed.
+
+    Raises:
+        UsageError: if a launcher has started this process already.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if (world := world_of(os.environ)) != "1":
+        raise UsageError(
+            f"wrong --nproc: found it in a process that a launcher has started with {WORLD_SIZE}={world}, expected one "
+            "of both",
+            hint="leave --nproc out, or start noether without the launcher",
+        )
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a launcher that was killed would be reported with stacks
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=f"noether-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=restarts,
+        monitor_interval=0.1,
+    )
+    with TemporaryDirectory(prefix="noether-launch-") as folder:
+        ended = Path(folder) / "exit-code"
+        os.environ[ENDED_WITH] = str(ended)
+        code, silent = 0, None
+        try:
+            elastic_launch(config, sys.executable)("-m", "noether", *arguments)
+        except ChildFailedError as error:
+            rank, failure = error.get_first_failure()
+            code = error.failures.get(0, failure).exitcode
+            if failure.exitcode < 0:
+                silent = f"rank {rank}, process {failure.pid}, was ended by {signal.Signals(-failure.exitcode).name}"
+        except SignalException as stop:
+            code = EXIT_CODE + int(stop.sigval)
+        finally:
+            del os.environ[ENDED_WITH]  # runs of this process end with codes of their own
+        with suppress(FileNotFoundError):
+            code = int(ended.read_text(encoding="ascii"))
+    if code < 0:  # a signal that stops a run has come before it could handle it
+        code = EXIT_CODE - code if EXIT_CODE - code in FINAL else 1
+    return code, silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,44 @@
-"""Lines that a run prints at its start and at its end: facts, results, times, and the next commands."""
+"""A run described at its start and its end: lines of the log, and the description for its trackers."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
+
+import torch
+from torch import Tensor
 
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.metric_facts import TRAINING_LOSS
 from noether.core.callbacks.periodic import PeriodicCallback
 from noether.core.callbacks.tree import family
-from noether.data.dataset import length_of
+from noether.data.container import DataContainer
+from noether.data.dataset import AnyDataset, InMemoryDataset, length_of
+from noether.data.fetch import usable
 from noether.errors import NoetherError
 from noether.kernel.entries import BUILT_IN, Component
 from noether.kernel.participant import Participant
 from noether.metrics.metrics_file import MetricsFile
+from noether.metrics.tracker import DatasetFacts, RunDescription
 from noether.runs.console import BOLD
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run
 from noether.runs.results.summary import RunSummary, summary_of
 from noether.runs.results.table import next_commands
-from noether.spec.errors.words import visible
+from noether.runs.resume.facts import data_samples
+from noether.runs.sweep.trial import SWEEP
+from noether.runs.tracking.note import describe_run
+from noether.runs.tracking.tracking import flattened
+from noether.spec.errors.words import counted, in_columns, visible
 from noether.spec.fields import components_in
-from noether.spec.model import RunSpec
+from noether.spec.model import RunSpec, changed_settings, resolved_tables
 from noether.training.rounds import CHECKPOINT_WAIT, EVALUATION, PERIODIC, SAVE
 
 _LOG = logging.getLogger("noether.run")
@@ -46,7 +61,7 @@ def limits_of(spec: RunSpec) -> str:
     limit = spec.loader.limit_batches
     if spec.loader.overfit_one_batch:
         return "a trial on one batch"
-    return "" if limit is None else f"a trial of {_counted(limit, 'batch', 'es')} a pass"
+    return "" if limit is None else f"a trial of {counted(limit, 'batch', 'es')} a pass"
 
 
 def say_start(run: Run, plugins: Sequence[Participant], notes: Iterable[str]) -> None:
@@ -63,10 +78,10 @@ def say_start(run: Run, plugins: Sequence[Participant], notes: Iterable[str]) ->
 def _facts(run: Run, plugins: Sequence[Participant]) -> Iterator[tuple[str, str]]:
     spec, trainer, counter = run.spec, run.trainer, run.trainer.update_counter
     ranks = f", {trainer.parallel.world} ranks" if trainer.parallel.world > 1 else ""
-    threads = f", {_counted(run.threads.number, 'thread')}" if trainer.device.type == "cpu" else ""
+    threads = f", {counted(run.threads.number, 'thread')}" if trainer.device.type == "cpu" else ""
     yield "device", f"{spec.device}{threads}{ranks}"
     sizes = {key: length_of(run.data.get_dataset(key)) for key in run.data.keys()}  # noqa: SIM118  # no mapping
-    yield "data", ", ".join(f"{visible(key)} {_counted(size, 'sample')}" for key, size in sizes.items())
+    yield "data", ", ".join(f"{visible(key)} {counted(size, 'sample')}" for key, size in sizes.items())
     parameters = list(run.model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     total = sum(p.numel() for p in parameters)
@@ -75,9 +90,9 @@ def _facts(run: Run, plugins: Sequence[Participant]) -> Iterator[tuple[str, str]
         form = "" if trainer.update_form is None else f", {trainer.update_form.form.name}"
         steps = trainer.accumulation_steps
         accumulated = f" in {steps} accumulation steps" if steps > 1 else ""
-        yield "update", f"{_counted(counter.effective_batch_size, 'sample')}{accumulated}{form}"
-        epochs = f"{counter.end_update / counter.updates_per_epoch:.2f}".rstrip("0").rstrip(".")
-        yield "length", f"{_counted(counter.end_update, 'update')}, {epochs} epoch{'' if epochs == '1' else 's'}"
+        yield "update", f"{counted(counter.effective_batch_size, 'sample')}{accumulated}{form}"
+        epochs = counted(counter.end_update / counter.updates_per_epoch, "epoch")
+        yield "length", f"{counted(counter.end_update, 'update')}, {epochs}"
     else:
         yield "length", "no training, one evaluation"
     if used := [plugin.id for plugin in plugins] + [f"{name} {at}" for name, at in packages_of(run, plugins).items()]:
@@ -166,9 +181,9 @@ def overfit(losses: Sequence[float], updates: int) -> tuple[bool, str]:
         updates: Number of updates.
     """
     if len(losses) < 2:
-        return False, f"one batch: found {_counted(len(losses), 'training loss', 'es')}, expected several to compare"
+        return False, f"one batch: found {counted(len(losses), 'training loss', 'es')}, expected several to compare"
     first, last = losses[0], losses[-1]
-    moved = f"one batch: the loss went from {first:.4g} to {last:.4g} in {_counted(updates, 'update')}"
+    moved = f"one batch: the loss went from {first:.4g} to {last:.4g} in {counted(updates, 'update')}"
     if not first > 0 or not last >= 0:  # no share of it
         return last < first, f"{moved}: it {'fell' if last < first else 'did not fall'}"
     fallen = f"{moved}, by {1 - last / first:.1%}"
@@ -176,7 +191,8 @@ def overfit(losses: Sequence[float], updates: int) -> tuple[bool, str]:
         return True, f"{fallen}: the model can learn"
     if last <= _UNCHANGED * first:
         return True, f"{fallen}: it learns, but slowly; try more updates (-s trainer.max_updates=N) or another lr"
-    return False, f"{moved}: it did not fall; look at the targets, the loss, frozen parameters and the lr"
+    found = "hardly fell" if last < first and f"{last:.4g}" != f"{first:.4g}" else "did not fall"
+    return False, f"{moved}: it {found}; look at the targets, the loss, frozen parameters and the lr"
 
 
 def _results(summary: RunSummary) -> list[str]:
@@ -208,28 +224,33 @@ def _times(run: Run, clock: Clock) -> list[str]:
     seconds = {_PARTS.get(name, name.removesuffix("_time")): value for name, value in state.seconds.items()}
     waited = seconds.pop(CHECKPOINT_WAIT, 0.0)
     (rounds, evaluated), (saves, saved) = (state.rounds.get(key, (0, 0.0)) for key in (EVALUATION, SAVE))
-    counted = {
-        f"evaluation, {_counted(int(rounds), 'round')}": evaluated,
+    always = {
+        f"evaluation, {counted(int(rounds), 'round')}": evaluated,
         f"checkpoints, {int(saves):,}": saved + waited,
     }
-    seconds |= counted
+    seconds |= always
     seconds["other"] = max(0.0, training - sum(seconds.values()))
     seconds = parts | seconds
     whole = sum(seconds.values()) or 1.0
-    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST or (value and name in counted)}
+    shown = {name: value for name, value in seconds.items() if value / whole >= _LEAST or (value and name in always)}
     note = "" if run.trainer.device.type == "cpu" else " of the host"
     rows = [(name, f"{value:.2f}", f"{value / whole:.0%}") for name, value in shown.items()]
     return columns((f"time{note}", "seconds", "share"), rows)
 
 
-def _costs(run: Run) -> list[str]:
-    """Return a table of the callbacks in rounds with an evaluation, the dearest first; other rounds are not timed."""
+def costs_of(run: Run) -> dict[str, tuple[int, float]]:
+    """Return calls and seconds of callbacks in rounds with an evaluation, the dearest first; others are not timed."""
     light = {one.id for one in run.trainer.participants if vars(type(one.instance)).get("calls_model") is False}
     timers = {id_: timer for (hook, id_), timer in run.trainer.state.rounds.items() if hook == PERIODIC}
     found = sorted(((id_, timer) for id_, timer in timers.items() if id_ not in light), key=lambda one: -one[1][1])
+    return {id_: (int(calls), float(seconds)) for id_, (calls, seconds) in found}
+
+
+def _costs(run: Run) -> list[str]:
+    """Return the table of `costs_of`."""
     rows = [
-        (visible(id_), f"{int(times):,}", f"{seconds:.2f}", f"{1000 * seconds / max(times, 1):.1f}")
-        for id_, (times, seconds) in found
+        (visible(id_), f"{calls:,}", f"{seconds:.2f}", f"{1000 * seconds / max(calls, 1):.1f}")
+        for id_, (calls, seconds) in costs_of(run).items()
     ]
     return columns(("callback, in evaluations", "times", "seconds", "ms each"), rows)
 
@@ -246,14 +267,7 @@ def columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     table = [[name.upper() for name in names], *map(list, rows)]
     shown = [column for column in zip(*table, strict=True) if any(column[1:])]
     right = [all(_is_number(cell) for cell in column[1:]) for column in shown]
-    widths = [max(map(len, column)) for column in shown]
-    return [
-        "  ".join(
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in zip(*shown, strict=True)
-    ]
+    return in_columns(list(zip(*shown, strict=True)), right)
 
 
 def _is_number(cell: str) -> bool:
@@ -264,5 +278,89 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _counted(number: int, unit: str, plural: str = "s") -> str:
-    return f"{number:,} {unit}{'' if number == 1 else plural}"
+_FIRST = (r"model\.", r"trainer\.(?!(eval_)?callbacks\.)", r"datasets\.", r"transforms\.", "(seed|initializer)")
+"""Settings in the order in which people look for them; callbacks, trackers and the rest come last."""
+_FILLED_IN = re.compile(r"name|device|threads|(.*\.)?id|trackers\..*")
+
+
+def description_of(run: Run, paths: PathProvider, plugins: Sequence[Participant]) -> RunDescription:
+    """Describe a run for its trackers, without the facts of an attempt.
+
+    Args:
+        run: The run.
+        paths: Paths of the run.
+        plugins: Its run plugins.
+    """
+    limited, sweep = limits_of(run.spec), os.environ.get(SWEEP)
+    datasets = datasets_of(run.spec, run.data)
+    summarise = partial(describe_run, paths, datasets)
+    return RunDescription(
+        run_id=run.run_id,
+        name=run.spec.name,
+        run_dir=run.run_dir,
+        params=parameters(run.spec),
+        tags={
+            "noether.plugins": json.dumps(packages_of(run, plugins)),
+            "noether.spec.sha256": run.trainer.checkpoint_writer.spec_sha256,
+            **({"noether.limited": limited} if limited else {}),
+            **({"noether.sweep": sweep} if sweep else {}),
+        },
+        resolved_spec_path=paths.resolved_spec_path,
+        summary=summarise(None),
+        datasets=datasets,
+        summarise=summarise,
+    )
+
+
+def parameters(spec: RunSpec) -> dict[str, str]:
+    """Return the flattened resolved spec, with the settings that differ from the defaults of their classes first."""
+    every = flattened(resolved_tables(spec))
+    changed = [key for key in flattened(changed_settings(spec)) if key in every and not _FILLED_IN.fullmatch(key)]
+    return {key: every[key] for key in (*sorted(changed, key=_place), *every)}
+
+
+def _place(key: str) -> int:
+    return next((place for place, pattern in enumerate(_FIRST) if re.match(pattern, key)), len(_FIRST))
+
+
+_SAMPLED = 1 << 16  # bytes at the beginning and the end of each property
+
+
+def datasets_of(spec: RunSpec, data: DataContainer) -> tuple[DatasetFacts, ...]:
+    """Return the facts of each data set; one that cannot be measured is left out."""
+    tables = resolved_tables(spec).get("datasets", {})
+    properties = {name: (tuple(raw["shape"]), raw["dtype"]) for name, raw in data.raw_properties().items()}
+    files = data_samples(spec)
+    found = []
+    for key in data.keys():  # noqa: SIM118  # not a mapping
+        table, dataset = tables.get(key, {}), data.raw(key)
+        try:
+            with usable(key):
+                samples = length_of(dataset)
+        except NoetherError:
+            continue
+        own = _shapes(dataset) or properties
+        source = json.dumps(table, sort_keys=True)
+        digest = hashlib.sha256(json.dumps([samples, own]).encode())
+        for part in _content(dataset) or (source.encode(), *files.get(key, ())):
+            digest.update(part)
+        found.append(DatasetFacts(key, str(table.get("kind", key)), digest.hexdigest()[:16], samples, source, own))
+    return tuple(found)
+
+
+def _shapes(dataset: AnyDataset) -> dict[str, tuple[tuple[int, ...], str]]:
+    tensors = dataset.properties if isinstance(dataset, InMemoryDataset) else {}
+    return {name: (tuple(one.shape[1:]), str(one.dtype).removeprefix("torch.")) for name, one in tensors.items()}
+
+
+def _content(dataset: AnyDataset) -> list[bytes]:
+    """Return the beginning and the end of each property in memory; nothing for other data sets."""
+    tensors = dataset.properties if isinstance(dataset, InMemoryDataset) else {}
+    return [part for name, tensor in tensors.items() for part in (name.encode(), *_ends(tensor))]
+
+
+def _ends(tensor: Tensor) -> Iterator[bytes]:
+    flat = tensor.detach().reshape(-1)
+    count = max(1, _SAMPLED // max(1, flat.element_size()))
+    for part in (flat[:count], flat[-count:]):
+        yield part.cpu().contiguous().view(torch.uint8).numpy().tobytes()

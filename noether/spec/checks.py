@@ -20,7 +20,7 @@ from noether.config.metric_facts import intervals_of
 from noether.kernel.names import did_you_mean, nearest
 from noether.kernel.progress import EVERY, Intervals, TrainingIteration, UpdateCounter
 from noether.spec.errors.problem import MAX_PROBLEMS, Finding, Problem
-from noether.spec.errors.words import described, listed, quoted, suggestion, toml_path
+from noether.spec.errors.words import counted, described, listed, quoted, suggestion, toml_path
 from noether.spec.fields import ID, LONGEST_ID, class_of, default_id, item_ids, lists_of_role
 from noether.spec.locate import TomlPath
 from noether.spec.metric_checks import metric_findings, metric_flow, schedule_findings
@@ -255,21 +255,17 @@ def _end_without_firing(
         if intervals.every_n_epochs is None:
             return None
         due = intervals.next_due_update(trainer.start_at_epoch or 0, 1, size)
-        return _counted(trainer.max_epochs, "epoch") if due > trainer.max_epochs else None
+        return counted(trainer.max_epochs, "epoch") if due > trainer.max_epochs else None
     if counter is None or (intervals.every_n_epochs is not None and not all_units):
         return None
     due = intervals.next_due_update(counter.update, counter.updates_per_epoch, size)
     if due <= counter.end_update:
         return None
     if intervals.every_n_samples is not None:
-        return _counted(counter.end_update * size, "sample")
+        return counted(counter.end_update * size, "sample")
     if intervals.every_n_epochs is None:
-        return _counted(counter.end_update, "update")
+        return counted(counter.end_update, "update")
     return f"{counter.end_update} updates, and an epoch has {counter.updates_per_epoch}"
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def _unit(intervals: Intervals) -> str:

@@ -197,7 +197,6 @@ def write_overlay(
     path: Path,
     values: Mapping[str, Any],
     remarks: Sequence[str],
-    expected: LoadedSpec,
     options: Mapping[str, Any],
 ) -> Path:
     """Write an overlay, load it, and return its path if it is the spec that was meant.
@@ -207,7 +206,6 @@ def write_overlay(
         path: The file to write.
         values: Values by path.
         remarks: Lines of comments at its beginning, the first with `MARK`.
-        expected: The spec with these values.
         options: Overrides, run plugins and trusted packages of both.
 
     Raises:
@@ -226,7 +224,7 @@ def write_overlay(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
-    if (problem := _difference(path, expected, options)) is not None:
+    if (problem := _difference(base, path, values, options)) is not None:
         path.unlink()
         raise UsageError(
             f"{path} cannot hold the values: {problem}", hint="let --out name a file beside the spec, or use -s"
@@ -234,13 +232,14 @@ def write_overlay(
     return path
 
 
-def _difference(path: Path, expected: LoadedSpec, options: Mapping[str, Any]) -> str | None:
-    """Return the reason why an overlay is not the expected spec, or None."""
+def _difference(base: LoadedSpec, path: Path, values: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+    """Return the reason why an overlay is not its base with these values, or None."""
     try:
-        found = resolved_tables(load_spec(path, **options).spec)
+        found, expected = load_spec(path, **options), load_spec(base.path or "", **options, set=values)
     except SpecError as error:  # such as a base outside of the project of the file
         return error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
-    return None if found == resolved_tables(expected.spec) else "an override of the command line changes them"
+    is_same = resolved_tables(found.spec) == resolved_tables(expected.spec)
+    return None if is_same else "an override of the command line changes them"
 
 
 def require_own(path: Path) -> None:

@@ -43,7 +43,7 @@ class Content:
         inputs: Properties that the model is called with.
         fields: Fields that the model predicts; the property `<field>_target` holds the target.
         classes: Number of classes by field for classification, else empty.
-        normalized: Properties to bring to mean 0 and standard deviation 1, by the part that has its own statistics.
+        normalized: Properties to normalise, by the part that has its own statistics; those of `log` by logarithm.
         notes: Remarks on the data for the head of the file.
         has_validation: Split off a part on which the best checkpoint is chosen, beside `train` and `test`.
         comments: Comments behind keys of the data set.
@@ -135,7 +135,7 @@ def _transforms(content: Content, choices: Choices, file: str) -> Iterator[str]:
         yield _pair("kind", "normalize", "metrics are mapped back to the units of the data")
         yield _pair("properties", list(names))
         if per != "component":
-            yield _pair("per", per)
+            yield _pair(*(("method", per, "numbers over powers of ten") if per == "log" else ("per", per)))
 
 
 def _model(content: Content, choices: Choices, file: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from noether.spec.scaffold import Content, check_names, train_samples
 MOST_CATEGORIES = 50
 """Different texts up to which a column is taken for categories."""
 _MOST_MISSING = 0.2  # share of the rows
+_WIDE = 200  # spread from which the logarithm of a target is learned
 _FEW = 12  # whole numbers that may be classes
 _ID = re.compile(r"(^|[\W_])(id|idx|index|nr|no|number|key|uuid|row)$|^(id|unnamed)", re.IGNORECASE)
 _NUMBERS, _CATEGORIES = "numbers", "categories"
@@ -27,6 +28,7 @@ _WHY_NOT = {
     "doubled": "its name is in the header twice",
     "infinite": "infinite values",
     "other": "neither numbers nor text",
+    "huge": "integers beyond 2**53 or numbers beyond 1e150, which cannot be normalised; subtract an offset or rescale",
 }
 """Reasons against a column, by its type."""
 
@@ -44,6 +46,7 @@ class Column:
         values: Range or examples in words.
         texts: Its texts in order, if they are few.
         in_a_row: True if its integers count the rows.
+        spread: The 95th by the 5th percentile if all values are above 0, else 0.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Column:
     values: str = ""
     texts: Sequence[str] = ()
     in_a_row: bool = False
+    spread: float = 0.0
 
     def __str__(self) -> str:
         return self.type
@@ -127,7 +131,8 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
     numbers = [name for name in inputs if not columns[name].is_category]
     texts = [name for name in inputs if columns[name].is_category]
     groups = {key: names for key, names in ((_NUMBERS, numbers), (_CATEGORIES, texts)) if names}
-    rows = [_row(column, inputs, targets, column.left_out) for column in found.columns]
+    wide = [] if classes else [name for name in targets if columns[name].spread >= _WIDE]
+    rows = [_row(column, inputs, targets, column.left_out, wide) for column in found.columns]
     return Content(
         dataset=_dataset(found, groups, fields, used),
         train_samples=trained,
@@ -135,7 +140,7 @@ def content_of_table(found: FoundTable, inputs: Sequence[str] = (), targets: Seq
         inputs=list(groups),
         fields=list(fields.values()),
         classes=classes,
-        normalized=_normalized(groups, {} if classes else fields),
+        normalized=_normalized(groups, {} if classes else fields, wide),
         notes=[f"{found.file} holds {found.samples} rows of", *_lines(rows), *_advice(columns, targets)],
         comments=_comments(groups, used),
         rows=rows,
@@ -155,13 +160,16 @@ def _chosen(
             f"no column of {found.file} ends in {TARGET}: found {', '.join(columns)}",
             hint=f"name one with --targets, such as --targets {found.columns[-1].name}",
         )
-    _require_usable(found, [columns[name] for name in targets])
+    _require_usable(found.file, [columns[name] for name in targets])
     notes = {name: column.left_out for name, column in columns.items() if name not in targets}
     inputs = inputs or [name for name, why in notes.items() if why is None]
     if not inputs:
         reasons = ", ".join(f"{name} ({why})" for name, why in notes.items()) or "the target alone"
         raise UsageError(f"{found.file} has no column to predict from: found {reasons}", hint="name some with --inputs")
-    _require_usable(found, [columns[name] for name in inputs])
+    _require_usable(found.file, [columns[name] for name in inputs])
+    for name in targets:
+        if columns[name].different == 1:
+            raise UsageError(f"nothing to predict in {name!r}: found one value in every row, {columns[name].values}")
     return inputs, targets
 
 
@@ -169,14 +177,14 @@ def _least_complete(found: FoundTable, used: Sequence[Column]) -> int:
     return found.samples - min(found.samples, sum(column.missing for column in used))
 
 
-def _require_usable(found: FoundTable, columns: Sequence[Column]) -> None:
+def _require_usable(file: str, columns: Sequence[Column]) -> None:
     for column in columns:
         why = column.unusable
         if why is None and column.is_category and not column.texts:
             why = f"{column.different} different texts"
         if why:
             raise UsageError(
-                f"the column {column.name!r} of {found.file} cannot be used: {why}: found {column.values or 'no value'}"
+                f"the column {column.name!r} of {file} cannot be used: {why}: found {column.values or 'no value'}"
             )
 
 
@@ -215,9 +223,13 @@ def _dataset(
     }
 
 
-def _normalized(groups: Mapping[str, Sequence[str]], fields: Mapping[str, str]) -> dict[str, list[str]]:
-    names = [*([_NUMBERS] if _NUMBERS in groups else []), *(f"{plain}{TARGET}" for plain in fields.values())]
-    return {"component": names} if names else {}
+def _normalized(
+    groups: Mapping[str, Sequence[str]], fields: Mapping[str, str], wide: Sequence[str]
+) -> dict[str, list[str]]:
+    names = [_NUMBERS] if _NUMBERS in groups else []
+    names += [f"{plain}{TARGET}" for name, plain in fields.items() if name not in wide]
+    parts = {"component": names, "log": [f"{fields[name]}{TARGET}" for name in wide]}
+    return {part: names for part, names in parts.items() if names}
 
 
 def _comments(groups: Mapping[str, Sequence[str]], used: Sequence[Column]) -> dict[str, str]:
@@ -231,8 +243,18 @@ def _comments(groups: Mapping[str, Sequence[str]], used: Sequence[Column]) -> di
     }
 
 
-def _row(column: Column, inputs: Sequence[str], targets: Sequence[str], why: str | None) -> dict[str, str]:
-    role = "target" if column.name in targets else "input" if column.name in inputs else "not used"
+def _row(
+    column: Column, inputs: Sequence[str], targets: Sequence[str], why: str | None, wide: Sequence[str] = ()
+) -> dict[str, str]:
+    role = (
+        "target, as logarithm"
+        if column.name in wide
+        else "target"
+        if column.name in targets
+        else "input"
+        if column.name in inputs
+        else "not used"
+    )
     return {
         "column": column.name or "(no name)",
         "type": column.type,
@@ -349,7 +371,17 @@ def _by_table(found: FoundImages, table: str, targets: Sequence[str]) -> Content
     check_names(table, columns, targets)
     targets = targets or [name for name, each in columns.items() if each.left_out is None and not each.missing]
     if not targets:
-        raise UsageError(f"no column of {table} can be predicted: found {', '.join(columns) or 'none'}")
+        notes = (f"{name} ({each.left_out or f'{each.missing} missing'})" for name, each in columns.items())
+        raise UsageError(
+            f"no column of {table} can be predicted: found {', '.join(notes) or 'the files alone'}",
+            hint="the first column has the file of each image; name a target with --targets",
+        )
+    _require_usable(table, [columns[name] for name in targets])
+    if lacking := [name for name in targets if columns[name].missing]:
+        raise UsageError(
+            f"missing values in {lacking[0]!r} of {table}: found {columns[lacking[0]].missing} rows without one",
+            hint="fill them in, or remove these rows: images that the table does not list are not used",
+        )
     fields = _fields(targets)
     classes = _classes(columns, fields)
     properties = {f"{plain}{TARGET}": name for name, plain in fields.items()}

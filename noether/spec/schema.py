@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,18 +128,37 @@ _REMOVED: Json = {
 
 
 def parts(definitions: Json, roles: Sequence[str]) -> Json:
-    """Return the definition `<role>.part` of each role: the options of all of its kinds, none of them required."""
+    """Return the definition `<role>.part` of each role: any of its kinds with no option required, or no kind at all.
+
+    At most one branch fits a table, so an editor offers the options of its kind while required ones are still missing.
+    """
     result: Json = {"removed": _REMOVED}
     for role in roles:
-        options: dict[str, list[Any]] = {}
-        for name, value in _options(definitions, role):
-            known = options.setdefault(name, [])
-            bare = _bare(value)
-            if bare not in known:
-                known.append(bare)
-        properties = {name: part_of(_any_of(values), roles) for name, values in options.items()}
-        result[f"{role}.part"] = {"type": "object", "properties": properties, "additionalProperties": False}
+        branches: list[Json] = []
+        kinds: list[Json] = []
+        for branch in definitions[role]["oneOf"]:
+            if "$ref" not in branch:
+                branches.append(branch)
+                continue
+            kind = definitions[branch["$ref"].removeprefix("#/$defs/")]
+            kinds.append(kind["properties"])
+            name = f"{role}.part.{kind['title']}"
+            result[name] = part_of(kind, roles) | {"required": ["kind"]}
+            branches.append(ref(name))
+        properties = part_of(_options(kinds), roles)
+        no_kind = {"type": "object", "properties": properties, "additionalProperties": False}
+        result[f"{role}.part"] = {"oneOf": [*branches, no_kind | {"not": {"required": ["kind"]}}, ref("removed")]}
     return result
+
+
+def _options(kinds: Iterable[Json]) -> Json:
+    """Return the options of several kinds, `kind` among them, each with the values that it has in any of them."""
+    options: dict[str, list[Any]] = {}
+    for key, value in (option for properties in kinds for option in properties.items()):
+        known = options.setdefault(key, [])
+        if (bare := _bare(value)) not in known:
+            known.append(bare)
+    return {key: _any_of(values) for key, values in options.items()}
 
 
 def part_of(schema: Any, roles: Iterable[str]) -> Any:
@@ -151,16 +170,8 @@ def part_of(schema: Any, roles: Iterable[str]) -> Any:
     adapted = {key: part_of(value, roles) if key != "default" else value for key, value in schema.items()}
     for role in roles:
         if adapted.get("$ref") == ref(role)["$ref"]:
-            rest = {key: value for key, value in adapted.items() if key != "$ref"}
-            return {**rest, "anyOf": [ref(role), ref(f"{role}.part"), ref("removed")]}
+            return adapted | ref(f"{role}.part")
     return adapted
-
-
-def _options(definitions: Json, role: str) -> Iterator[tuple[str, Any]]:
-    """Yield the options of all kinds of a role, `kind` among them."""
-    for branch in definitions[role]["oneOf"]:
-        if "$ref" in branch:
-            yield from definitions[branch["$ref"].removeprefix("#/$defs/")]["properties"].items()
 
 
 def _bare(schema: Any) -> Any:
@@ -264,15 +275,17 @@ def _branch(kind: _Kind, registry: Registry, definitions: Json, unreadable: list
     constant = {"const": kind.name, "description": f"From {kind.entry.origin}."}
     try:
         component = registry.load(kind.role, kind.name)
+        summary = _summary(component.target, kind.entry)
         config_class = config_class_of(component.target, kind.role)
         schema = tables_of(config_class, f"{kind.role}.{kind.name}", definitions)
     except (PluginError, PydanticInvalidForJsonSchema) as error:
         unreadable.append(Unreadable(kind.role, kind.name, str(error).partition("\n")[0]))
         open_table = {"type": "object", "properties": {"kind": constant}, "required": ["kind"]}
         return {**open_table, "title": kind.name, "additionalProperties": True}
+    if summary:
+        constant["description"] = f"{summary.rstrip('.')}. {constant['description']}"
     properties = {"kind": constant, **{name: value for name, value in schema["properties"].items() if name != "kind"}}
     required = ["kind", *(name for name in schema.get("required", ()) if name != "kind")]
-    summary = _summary(component.target, kind.entry)
     return {**schema, "title": kind.name, "description": summary, "properties": properties, "required": required}
 
 

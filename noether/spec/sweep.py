@@ -23,6 +23,8 @@ from noether.spec.read.overrides import parse_path
 MOST_TRIALS = 10_000
 _DIGITS = 6
 """Significant digits of drawn numbers: short to read, and the same on machines whose logarithms differ in the last."""
+_OF_THE_SWEEP = ("output", "sweep")
+"""Keys that the sweep itself reads, once for all trials."""
 _MACHINERY = ("optim/", "profiling/", "data/", "model/", "stability/")
 
 
@@ -79,6 +81,11 @@ def arguments_of(values: Mapping[str, Any]) -> list[str]:
     return [f"{path}={toml_literal(value)}" for path, value in values.items()]
 
 
+def options_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the values of a trial as options of a command line."""
+    return [part for argument in arguments_of(values) for part in ("-s", argument)]
+
+
 def swept_paths(table: SweepTable) -> list[Swept]:
     """Return the paths of a sweep, in the order of the spec.
 
@@ -101,7 +108,9 @@ def _swept(tables: Mapping[str, Any], at: TomlPath, before: str) -> Iterator[Swe
             continue
         found = _one(path, place, value)
         try:
-            parse_path(path)
+            if parse_path(path)[0] in _OF_THE_SWEEP:
+                message = f"found {path}, expected a path in which trials may differ: they share {_OF_THE_SWEEP[0]}"
+                found = Problem("conflicting-keys", place, message, "set it outside of [sweep]", on_key=True)
         except SpecError as error:
             message = error.problems[0].message if isinstance(error, InvalidSpecError) else error.message
             found = Problem("unknown-path", place, message, 'write a path: "model.optimizer.lr" = […]', on_key=True)

@@ -29,8 +29,8 @@ from noether.kernel.registry import active_registry
 from noether.metrics.metrics_file import MetricsFile
 from noether.runs.outcome import Outcome
 from noether.runs.prepare import Run, rehearsal
-from noether.runs.verify.compare import CLOCK, differences
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.compare import CLOCK, differences
+from noether.runs.resume.verify_resume import verify_resume
 from noether.spec.load import load_spec
 from noether.spec.model import resolved_tables
 from noether.testing.builders import graphs_on_cpu, merged, tiny_spec

@@ -89,7 +89,7 @@ def test_ranks_are_known_in_one_place() -> None:
     assert {name for name, values in strings.items() if RANK_NAMES & {v for v in values if isinstance(v, str)}} == RANKS
     users = {name for name, tree in MODULES.items() if any(x.startswith("torch.distributed") for x in imported(tree))}
     shards = {"checkpoint/shards.py"}
-    assert {name for name in users if not name.startswith("training/parallel/")} == {"runs/processes.py"} | shards
+    assert {name for name in users if not name.startswith("training/parallel/")} == {"runs/ranks.py"} | shards
     used = {name for name in imported(MODULES["checkpoint/shards.py"]) if name.startswith("torch.distributed")}
     assert all(name.startswith("torch.distributed.checkpoint.") for name in used)
 

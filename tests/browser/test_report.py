@@ -16,6 +16,9 @@ from PIL import Image
 
 from noether.checkpoint.paths import PathProvider
 from noether.runs.results.report.page import MOST_BYTES, write_report
+from noether.runs.results.report.sweep import write_sweep_report
+from noether.runs.sweep.journal import FINISHED, Journal, Record
+from noether.spec.sweep import Objective
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -262,3 +265,29 @@ def test_a_figure_is_shown_and_its_updates_are_on_a_slider(watch: Any, four_runs
     card.locator("input").fill("0")
     assert card.locator("output").inner_text() == "update 4"
     assert page.locator("#histograms rect.bar").count() == 3
+
+
+def test_the_page_of_a_sweep_shows_the_plots_and_hides_the_curves_of_a_trial(
+    watch: Any, four_runs: Path, tmp_path: Path
+) -> None:
+    journal = Journal(tmp_path, "lr")
+    record = Record("lr", "tiny.toml", "optuna", Objective("rmse/test/y", "lower", "final"), {})
+    for number, name in enumerate(("lr0.001-seed0", "lr0.01-seed0"), start=1):
+        trial = record.add({"model.optimizer.lr": 0.1**number})
+        trial.state, trial.final, trial.best = FINISHED, 1.0 / number, 1.0 / number
+        shutil.copytree(four_runs / name, journal.paths(trial).run_path)
+    with journal.locked():
+        journal.write(record)
+    (journal.folder / "plots").mkdir()
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(journal.folder / "plots" / "history.png")
+    write_sweep_report(journal, tmp_path / "sweep.html")
+    watched = watch()
+    page = watched.show(tmp_path / "sweep.html")
+    assert page.locator("tr.winner").inner_text().startswith("lr-002best")
+    plot = page.get_by_alt_text("Optimization history: ")
+    assert plot.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [60, 40]
+    first = page.locator(".chart").first
+    assert first.get_attribute("aria-label") == "Chart rmse/y" and lines(first) == 2
+    page.locator(".chips button", has_text="lr-002").click()
+    assert lines(first) == 1
+    assert [address for address in watched.requests if not address.startswith(("file:", "data:"))] == []

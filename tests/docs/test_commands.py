@@ -55,3 +55,14 @@ def test_every_command_that_a_page_mentions_exists(pages):
 @pytest.mark.parametrize("line", ["noether train x.toml", "noether run x.toml --fast", "noether plugins remove x"])
 def test_a_command_that_does_not_exist_is_noticed(line: str):
     assert problem_of(line)
+
+
+def test_the_help_cuts_no_line_and_names_arguments_plainly(pages):
+    [lines] = [page.path.read_text().splitlines() for page in pages if page.path.name == "cli.md"]
+    usages = [line for line in lines if line.startswith("Usage: ")]
+    assert len(usages) > 30
+    assert [line for line in usages if "{" in line or "[[" in line] == []
+    first = [number for number, line in enumerate(lines) if line == "Commands:"]
+    verbs = [line for number in first for line in lines[number + 1 : lines.index("", number)]]
+    assert len(verbs) > 30
+    assert [line for line in verbs if len(line) > 78] == []  # a terminal of 80 columns would cut it

@@ -1,4 +1,4 @@
-"""The screenshots of the documentation are those that docs/screenshots.py makes."""
+"""The pictures of the documentation are those that docs/screenshots.py makes."""
 
 import re
 import sys
@@ -15,12 +15,12 @@ def shots(monkeypatch):
     import screenshots
 
     yield screenshots
-    del sys.modules["screenshots"]
+    del sys.modules["screenshots"], sys.modules["terminal_pictures"]
 
 
 def test_each_screenshot_is_made_by_a_shot_and_stands_on_a_page(shots, pages):
-    pictures = {path.stem for path in (DOCS / "screenshots").iterdir()}
-    shown = {name for page in pages for name in re.findall(r"\(\S*screenshots/([\w-]+)\.png\)", page.text)}
+    pictures = {path.name for path in (DOCS / "screenshots").iterdir()}
+    shown = {name for page in pages for name in re.findall(r"\(\S*screenshots/([\w-]+\.(?:png|svg))\)", page.text)}
     assert pictures == shown
     assert {name for name in pictures if not name.startswith(tuple(shots.SHOTS))} == set()
     assert all(any(name.startswith(shot) for name in pictures) for shot in shots.SHOTS)

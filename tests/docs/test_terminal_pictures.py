@@ -1,4 +1,4 @@
-"""The pictures of the terminal: what stands on a screen, and pages that show them."""
+"""The pictures of the terminal: what stands on a screen, and how it is drawn."""
 
 import re
 from importlib import import_module
@@ -24,11 +24,3 @@ def test_a_picture_needs_no_network_and_cuts_long_lines(pictures):
     assert "bold" in svg
     assert "x" * 21 not in svg
     assert re.findall(r"https?://[^\"]*", svg) == ["http://www.w3.org/2000/svg"]
-
-
-def test_every_picture_is_shown_and_every_shown_one_is_made(pictures, repository):
-    shown = set()
-    for page in (repository / "docs").rglob("*.md"):
-        shown |= set(re.findall(r"\(\.\./pictures/(terminal-[a-z-]+)\.svg\)", page.read_text()))
-    assert shown == pictures.SHOTS.keys()
-    assert all((pictures.PICTURES / f"{name}.svg").is_file() for name in shown)

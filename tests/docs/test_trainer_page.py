@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import noether
 from noether.runs.deep_check import deep_check
 from noether.runs.outcome import Outcome
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 from noether.spec.load import load_spec
 
 QUICK = {"trackers": [{"kind": "noop"}], "threads": 1, "device": "cpu"}

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -94,5 +95,7 @@ class CNN(ModelBase):
     def forward(self, *inputs: Tensor, **properties: Tensor) -> dict[str, Tensor]:
         """Map an image `(batch, channels, height, width)` to fields `(batch, *shape)`."""
         (image,) = (*inputs, *properties.values())
+        if not image.dtype.is_floating_point:  # pixels from 0 to 255
+            image = image.to(torch.get_default_dtype())
         features = self.body(image)
         return {field: self.heads[field](features).reshape(-1, *shape) for field, shape in self.shapes.items()}

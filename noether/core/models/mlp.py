@@ -123,6 +123,8 @@ class MLP(ModelBase):
             flat = flat if flat.ndim == 2 else _flat(flat)
         else:
             flat = torch.cat([_flat(properties[name]) for name in self.inputs], dim=1)
+        if not flat.dtype.is_floating_point:  # columns of whole numbers
+            flat = flat.to(torch.get_default_dtype())
         out = self.layers(self._with_octaves(flat) if self.octaves else flat)
         if self.only_field is not None:
             shape = self.shapes[self.only_field]

@@ -72,11 +72,23 @@ def _reader(path: Path) -> Reader:
         raise DataError(
             f"{path}: unknown format: found {path.suffix or 'no suffix'!r}, expected one of "
             f"{', '.join([*_READERS, *TABLES])}",
-            hint='.npy, a folder of them, .h5, .hdf5 and .zarr are read by kind = "disk", folders of images by '
-            'kind = "images"',
+            hint=_OTHER_FORMATS.get(path.suffix.lower(), _OTHER_KINDS),
         )
     require_file(path)
     return reader
+
+
+_OTHER_KINDS = (
+    '.npy, a folder of them, .h5, .hdf5 and .zarr are read by kind = "disk", folders of images by kind = "images"'
+)
+_OTHER_FORMATS = {
+    ".gz": "unpack it: gunzip --keep",
+    ".zip": "unpack it: unzip",
+    ".txt": "a table is called .csv or .tsv: rename it",
+    ".dat": "a table is called .csv or .tsv: rename it",
+    ".xlsx": "save the sheet as 'CSV UTF-8'",
+    ".xls": "save the sheet as 'CSV UTF-8'",
+}
 
 
 def require_file(path: Path) -> None:

@@ -6,6 +6,7 @@ import codecs
 import csv
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +101,7 @@ def _first_lines(path: Path) -> list[str]:
             f"{path} is not a csv in UTF-8: found the byte 0x{beginning[error.start]:02x} in line {line}",
             hint="a csv is UTF-8: save it as 'CSV UTF-8', or convert it: iconv -f latin1 -t utf-8",
         ) from error
-    lines = text.splitlines(keepends=True)
+    lines = list(StringIO(text))  # splitlines() cuts at more than line ends
     return lines[:-1] if len(beginning) == _BEGINNING and len(lines) > 1 else lines
 
 
@@ -120,7 +121,7 @@ def is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # Python reads 1_000, Arrow does not
 
 
 def ragged_line(path: Path, form: TableFormat) -> str | None:

@@ -113,7 +113,7 @@ class ImagesDataset(StoredDataset):
         root = Path(dataset_config.path)
         codes = None
         if dataset_config.targets is None:
-            files, targets = _by_folder(root, dataset_config)
+            files, targets = images_by_class(root, dataset_config)
         else:
             files, targets, codes = _by_table(root, Path(dataset_config.targets), dataset_config)
         self.holds_doubles = any(values.dtype == torch.float64 for values in targets.values())
@@ -208,8 +208,11 @@ def image_files(root: Path) -> list[Path]:
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"{root} {found}, expected a folder of images")
     found_files = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+    for folder, folders, names in os.walk(root, followlinks=True):
+        here = Path(os.path.realpath(folder))
+        shown = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        # a link to a folder that it lies in has no end
+        folders[:] = [name for name in shown if not here.is_relative_to(os.path.realpath(Path(folder, name)))]
         found_files += [
             Path(folder, name) for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")
         ]
@@ -226,8 +229,12 @@ def no_images(root: Path) -> DataError:
     return DataError(f"{root} has no images: found no file that ends in {', '.join(SUFFIXES)}")
 
 
-def _by_folder(root: Path, config: ImagesConfig) -> tuple[list[Path], dict[str, Tensor]]:
-    """Return images with the number of their folder among the classes."""
+def images_by_class(root: Path, config: ImagesConfig) -> tuple[list[Path], dict[str, Tensor]]:
+    """Return images with the number of their folder among the classes.
+
+    Raises:
+        DataError: if one lies in no folder of a class, or there are no classes.
+    """
     files, classes = image_files(root), config.classes
     names = folders_of_classes(root, files)
     if config.split_by or config.split_time:
@@ -249,21 +256,7 @@ def _by_folder(root: Path, config: ImagesConfig) -> tuple[list[Path], dict[str, 
 def _by_table(root: Path, table: Path, config: ImagesConfig) -> tuple[list[Path], dict[str, Tensor], Tensor | None]:
     """Return the images that a table lists, in the order of their paths, with their properties and groups."""
     form = TableFormat(categories=config.categories)
-    names: list[str] = []
-
-    def first_of(present: list[str]) -> list[str]:
-        names.extend(present)
-        return present[:1]
-
-    listed = read_table(table, first_of, form, as_text=[_first_column(table)])
-    paths = listed.columns.column(0).to_pylist()
-    seen: dict[str, int] = {}
-    for row, path in enumerate(paths):
-        if path is None or not (root / path).is_file():
-            raise DataError(f"{table}: no image {path!r} below {root}, which is in {listed.place(row)}")
-        if path in seen:
-            raise DataError(f"{table}: found {path!r} twice, in rows {seen[path] + 1} and {row + 1}, expected once")
-        seen[path] = row
+    paths, names = listed_images(root, table)
     wanted = config.properties or {f"{name}_target": name for name in names[1:] if name != config.split_column}
     used = [name for given in wanted.values() for name in ([given] if isinstance(given, str) else given)]
     is_time = config.split_time is not None
@@ -273,9 +266,27 @@ def _by_table(root: Path, table: Path, config: ImagesConfig) -> tuple[list[Path]
     return [root / paths[row] for row in order], properties, None if codes is None else codes[order]
 
 
-def _first_column(table: Path) -> str:
+def listed_images(root: Path, table: Path) -> tuple[list[str], list[str]]:
+    """Return the paths in the first column of a table, and the names of all of its columns.
+
+    Raises:
+        DataError: if one is no file, or is there twice.
+    """
     names = column_names(table, TableFormat())
-    return names[0] if names else ""
+    listed = read_table(table, lambda present: present[:1], TableFormat(), as_text=names[:1])
+    paths = listed.columns.column(0).to_pylist()
+    seen: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        if path is None or not os.path.isfile(root / path):  # noqa: PTH113  # that of pathlib raises for a long name
+            raise DataError(
+                f"{table}: no image {path!r} below {root}, which is in {listed.place(row)}",
+                hint=f"the first column, here {names[0]!r}, has the file of each image below this folder",
+            )
+        plain = os.path.normpath(path)
+        if plain in seen:
+            raise DataError(f"{table}: found {path!r} twice, in rows {seen[plain] + 1} and {row + 1}, expected once")
+        seen[plain] = row
+    return paths, names
 
 
 def read_image(path: Path, channels: str, size: Sequence[int] | None = None) -> Tensor:

@@ -12,7 +12,16 @@ import torch
 from noether.data.sources.columns import TABLES, facts_of
 from noether.data.sources.delimited import TableFormat, delimiter_of
 from noether.data.sources.file import FileConfig, read_files
-from noether.data.sources.images import SUFFIXES, folders_of_classes, image_files, no_images, read_image
+from noether.data.sources.images import (
+    SUFFIXES,
+    ImagesConfig,
+    folders_of_classes,
+    image_files,
+    images_by_class,
+    listed_images,
+    no_images,
+    read_image,
+)
 from noether.data.sources.mapped import StoredArray, open_arrays
 from noether.data.sources.tables import (
     Table,
@@ -60,9 +69,14 @@ def content_of(
         samples, properties = _on_disk(data, targets)
         return content_of_file(str(data), path, samples, properties, inputs, targets, kind="disk")
     if data.is_dir():
+        if inputs:
+            raise UsageError(f"--inputs names columns or arrays: found {data}, a folder of images, which are the input")
         return content_of_images(found_images(data, path, folder), targets)
-    arrays, _ = read_files(data, None, FileConfig(kind="file", path=str(data)))
-    samples, properties = facts_of(data, arrays)
+    named = [*inputs, *targets] if inputs and targets else None  # an archive may hold more than samples
+    arrays, _ = read_files(data, named, FileConfig(kind="file", path=str(data)))
+    lengths = [len(arrays[name]) for name in targets if name in arrays and arrays[name].ndim]
+    of_samples = {name: values for name, values in arrays.items() if values.ndim and len(values) in lengths[:1]}
+    samples, properties = facts_of(data, of_samples if len(of_samples) > len(targets) else arrays)
     return content_of_file(str(data), path, samples, properties, inputs, targets)
 
 
@@ -148,8 +162,13 @@ def _column(table: Table, name: str, as_text: bool, is_flag: bool) -> Column:
     low, high, different = float(values.min()), float(values.max()), len(present.unique())
     if not np.isfinite([low, high]).all():
         return Column(name, "infinite", samples, missing, different, f"{low:g} … {high:g}")
+    if max(-low, high) > (2**53 if kind == "integer" else 1e150):
+        return Column(name, "huge", samples, missing, different, f"{low:.6g} … {high:.6g}")
     in_a_row = kind == "integer" and different == len(values) == high - low + 1
-    return Column(name, kind, samples, missing, different, f"{low:.6g} … {high:.6g}", in_a_row=in_a_row)
+    small, large = np.quantile(values.astype(float), [0.05, 0.95])
+    spread = float(large / small) if low > 0 else 0.0
+    shown = f"{low:.6g} … {high:.6g}"
+    return Column(name, kind, samples, missing, different, shown, in_a_row=in_a_row, spread=spread)
 
 
 # Arrays on disk
@@ -204,13 +223,16 @@ def found_images(root: Path, path: str, folder: Path) -> FoundImages:
         heights.add(shape[1])
         widths.add(shape[2])
         gray = gray and is_gray(file)
-    counts = dict.fromkeys(folders_of_classes(root, files), 0)
+    classes = folders_of_classes(root, files)
+    counts = dict.fromkeys(classes, 0)
     columns, targets = [], None
     if tables:
+        listed_images(root, tables[0])
         found = found_table(tables[0], "")
         columns, counts = list(found.columns)[1:], {"": found.samples}
         targets = Path(os.path.relpath(tables[0], folder)).as_posix()
-    else:
+    elif len(classes) > 1:
+        images_by_class(root, ImagesConfig(kind="images", path=str(root), classes=classes))
         for file in files:
             if file.parent != root:
                 counts[file.relative_to(root).parts[0]] += 1

@@ -31,10 +31,11 @@ from noether.spec.errors.words import quoted, toml_key, toml_literal
 MISSING = frozenset(("", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "#N/A"))
 """Texts that stand for a missing value, unless the categories of their column have them."""
 _SHOWN = 5  # rows or values that a message names
+_TIMES = "times are numbers, or dates such as 2026-01-31 or 2026-01-31T13:45"
 _COMMA_NUMBER = re.compile(r"[-+]?\d+,\d+(e[-+]?\d+)?", re.IGNORECASE)
 _THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 _WITH_UNIT = re.compile(r"[-+]?\d[\d.,]*\s*[^\d\s.,;]{1,6}|[$€£¥]\s*\d[\d.,]*")
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{2,4}([ T]\d.*)?")
+_DATE = re.compile(r"(\d{1,4}[-/.]\d{1,2}[-/.]\d{2,4}|\d{4}[-/.]\d{1,2}[-/.]\d)([ T]\d.*)?")
 
 
 def files_of(path: Path) -> list[Path]:
@@ -196,6 +197,8 @@ def _read_one(path: Path, choose: Choose, form: TableFormat, as_text: Collection
     except (OSError, ValueError, pyarrow.ArrowException) as error:  # ValueError: names that are not UTF-8
         if path.suffix.lower() != ".parquet" and (ragged := ragged_line(path, form)):
             raise DataError(f"{path}: {ragged}", hint="put texts that hold the delimiter in double quotes") from error
+        if "Empty CSV" in str(error):
+            raise DataError(f"{path}: no samples: found a header alone, expected rows below it") from error
         hint = "a csv is UTF-8, with ',' between columns and '.' in numbers"
         raise unreadable(path, error, hint if path.suffix.lower() != ".parquet" else "check the file") from error
     for name in set(as_text).intersection(table.column_names):
@@ -318,9 +321,8 @@ def text_error(table: Table, name: str, form: TableFormat) -> DataError:
 def first_odd(table: Table, name: str) -> str:
     """Return the first text of a column that is not a number, and its place, in words."""
     texts = _as_text(table.columns[name]).to_pylist()
-    row = next(
-        row for row, text in enumerate(texts) if text is not None and text not in MISSING and not is_number(text)
-    )
+    odd = (row for row, text in enumerate(texts) if text is not None and text not in MISSING and not is_number(text))
+    row = next(odd, 0)
     return f"{quoted(texts[row])} in {table.place(row)}"
 
 
@@ -357,7 +359,7 @@ def _codes(table: Table, name: str, form: TableFormat, *, ordered: bool) -> Tens
     """Return the place of each value of a column among its different values in order."""
     column = table.columns[name]
     if is_text(column) and ordered:
-        raise text_error(table, name, form)
+        raise wrong_type(table.path, name, f"text {first_odd(table, name)}", _TIMES)
     if is_text(column):
         return from_numpy(table.path, name, np.unique(_as_text(column).to_numpy(), return_inverse=True)[1])
     from pyarrow import int64, types

@@ -31,6 +31,10 @@ RUN = RUN_MARK
 _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
+EVALUATIONS = "evaluations"
+"""Folder of a run in which `noether eval` keeps a folder for each checkpoint."""
+CALLBACKS = "callbacks"
+"""Key in the record of an attempt of the calls and seconds of each callback in rounds with an evaluation."""
 _LAST_TIME = 1 << 36  # seconds since 1970, in the year 4147
 _RECORD = re.compile(r"([0-9]{4,9})\.json")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -314,9 +318,9 @@ class RunFolder:
             raise storage_error(error, self.paths.attempts_path) from error
         self._write_attempt()
 
-    def end_attempt(self, status: str, reason: str | None) -> None:
-        """Record the status of the attempt, and the reason if it did not reach its limit."""
-        self._record |= {"ended": time.time(), "status": status, "reason": reason}
+    def end_attempt(self, status: str, reason: str | None, **facts: Any) -> None:
+        """Record the status of the attempt, the reason if it did not reach its limit, and further facts."""
+        self._record |= {"ended": time.time(), "status": status, "reason": reason} | facts
         self._write_attempt()
 
     def _write_attempt(self) -> None:

@@ -17,14 +17,12 @@ from noether.errors import UsageError
 from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
-from noether.runs.measure.curve import Curve
 from noether.runs.measure.hook_costs import now
-from noether.runs.measure.lr_find import is_out_of_memory, require_new, train
+from noether.runs.measure.lr_find import require_new, train
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
 
 UPDATES_LEFT = 16  # of an epoch, with the largest size that is tried on a CPU unless the user names one
-SECONDS = 1.0  # of each size
 _ENOUGH = 0.9  # share of the best throughput at which the knee is
 _GAIN = 1.05  # of the best throughput; two sizes without it end the search on a CPU
 _WARM_UP, _FEWEST = 3, 5  # updates
@@ -70,24 +68,13 @@ class BatchTest:
     values: dict[str, int] = field(default_factory=dict)
     reason: str = ""
 
-    def curve(self) -> Curve:
-        """Return the throughput over the batch sizes."""
-        fits = [one for one in self.measured if one.rate is not None]
-        value = next(iter(self.values.values()), None)
-        return Curve(
-            [one.size for one in fits], [one.rate or 0.0 for one in fits], "batch size", "samples a second",
-            f"{self.name}: throughput of training on {self.device}",
-            marks={f"suggested: {value}": value} if value else {},
-        )  # fmt: skip
-
 
 def find_batch(
     load: Callable[[dict[str, Any]], LoadedSpec],
     plugins: Sequence[str] = (),
     *,
-    largest: int | None = None,
-    seconds: float = SECONDS,
-    say: Callable[[Measured], object] = lambda measured: None,
+    largest: int | None,
+    seconds: float,
 ) -> BatchTest:
     """Train a few updates with each of several batch sizes.
 
@@ -100,12 +87,11 @@ def find_batch(
         plugins: Run plugins beside those that the spec uses.
         largest: Largest batch size to try; unset, on a CPU one that leaves some updates in an epoch.
         seconds: Time for each size, after the first updates.
-        say: Takes each size when it is measured.
 
     Raises:
         UsageError: if the spec is wrong, or not even one sample fits.
     """
-    bench = _Bench(load, plugins, seconds, say)
+    bench = _Bench(load, plugins, seconds)
     own = load({}).spec.trainer.effective_batch_size
     end = bench.grow(own, largest)
     fits = [one for one in bench.measured.values() if one.rate is not None]
@@ -136,14 +122,8 @@ def _on_accelerator(found: BatchTest) -> tuple[dict[str, int], str]:
 
 
 class _Bench:
-    def __init__(
-        self,
-        load: Callable[[dict[str, Any]], LoadedSpec],
-        plugins: Sequence[str],
-        seconds: float,
-        say: Callable[[Measured], object],
-    ) -> None:
-        self._load, self._plugins, self._seconds, self._say = load, plugins, seconds, say
+    def __init__(self, load: Callable[[dict[str, Any]], LoadedSpec], plugins: Sequence[str], seconds: float) -> None:
+        self._load, self._plugins, self._seconds = load, plugins, seconds
         self.measured: dict[int, Measured] = {}
         self._data: DataContainer | None = None
         self._samples: int | None = None
@@ -154,7 +134,7 @@ class _Bench:
         """Measure sizes until one is enough; return the reason for the end."""
         for size in _doubling(own):
             if self._samples is not None and size > self._samples:
-                return f"there are {self._samples} training samples"
+                return f"the training set has {self._samples}"
             if largest is not None and size > largest:
                 return f"larger ones than {largest} were not asked for"
             if largest is None and not self.has_memory and size > max(own, (self._samples or size) // UPDATES_LEFT):
@@ -186,14 +166,13 @@ class _Bench:
         try:
             rate: float | None = self._train(self._load(limit), probe, extra) * size
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not _is_out_of_memory(error.__cause__ or error):
                 raise
             rate = None
         gc.collect()
         if self.has_memory:
             torch.cuda.empty_cache()
         self.measured[size] = found = Measured(size, rate, probe.memory)
-        self._say(found)
         return found
 
     def _train(self, loaded: LoadedSpec, probe: _Probe, extra: Participant) -> float:
@@ -206,6 +185,12 @@ class _Bench:
             probe.begin(run)
             train(run)
         return probe.updates / probe.seconds
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return True for an error of the allocator of any device."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "can't allocate" in text)
 
 
 class _Probe:

@@ -19,17 +19,16 @@ from typing import Any
 import torch
 
 from noether.core.callbacks.periodic import PeriodicCallback
-from noether.errors import NoetherError, TrainingError, UsageError
+from noether.errors import UsageError
 from noether.kernel.compile import HookWatch, watch_hooks
 from noether.kernel.hookspecs import hookimpl, is_when_due
 from noether.kernel.participant import Participant
 from noether.kernel.progress import NEVER, UpdateCounter
 from noether.runs.measure.bare_loop import BareLoop
 from noether.runs.measure.hook_costs import CallbackCost, Meter, counting, is_eager, now
-from noether.runs.outcome import EXIT_CODE, describe
+from noether.runs.measure.lr_find import require_new, train
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.load import LoadedSpec
-from noether.training.signals import StoppedBySignal
 
 TRIES = 3
 """Measurements of a ratio, of which the lowest counts: other users of the machine only add to a time."""
@@ -158,17 +157,9 @@ def _train(loaded: LoadedSpec, plugins: Sequence[str], phases: _Phases) -> Run:
     with redirect_stdout(StringIO()), rehearsal(loaded, plugins, extras=[extra]) as run:
         phases.begin(run)
         try:
-            run.trainer.train(run.model)
-        except StoppedBySignal as stop:
-            raise SystemExit(EXIT_CODE + stop.signal_number) from None
-        except NoetherError:
-            raise
-        except Exception as error:
-            raise TrainingError(f"training failed: {describe(error)}") from error
+            train(run)
         finally:
             phases.end()
-        if run.trainer.signals.received is not None:
-            raise SystemExit(EXIT_CODE + run.trainer.signals.received)
     return run
 
 
@@ -197,10 +188,7 @@ class _Phases(ABC):
                 f"too few updates to measure: found {left}, expected at least {_FEWEST}",
                 hint="make the run longer, for example with -s trainer.max_updates=1000",
             )
-        if run.trainer.initializer is not None and run.trainer.initializer.continues_a_run:
-            raise UsageError(
-                "the spec continues another run, and the bare loop cannot", hint="remove it with --unset initializer"
-            )
+        require_new(run)
         self.run, self.device = run, run.trainer.device
         self.total = min(left, max(_FEWEST, self._wanted or _UPDATES))
         self.warm_up = max(1, min(20, self.total // 10))

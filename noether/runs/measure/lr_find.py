@@ -20,7 +20,6 @@ from noether.kernel.hookspecs import hookimpl
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
 from noether.optim.schedules import Schedule, Scheduled
-from noether.runs.measure.curve import Curve
 from noether.runs.outcome import EXIT_CODE, describe
 from noether.runs.prepare import Run, rehearsal
 from noether.spec.errors.words import toml_path
@@ -28,7 +27,6 @@ from noether.spec.fields import configs_in
 from noether.spec.load import LoadedSpec
 from noether.training.signals import StoppedBySignal
 
-LOWEST, HIGHEST, UPDATES = 1e-7, 10.0, 200
 FEWEST = 20  # updates
 _SMOOTH, _NEIGHBOURS = 0.8, 12  # weight of the next update in the smoothed loss; updates on each side
 _FALLS = 0.05  # share of the first loss that it has to fall by, or nothing is suggested
@@ -65,11 +63,6 @@ class LrTest:
     name: str
 
     @property
-    def suggestion(self) -> float | None:
-        """The rate that is suggested for the first optimizer."""
-        return next(iter(self.values.values()), None)
-
-    @property
     def reason(self) -> str:
         """The reason for the suggestion, in words."""
         assert self.steepest is not None and self.lowest is not None, "there is a suggestion"
@@ -77,16 +70,6 @@ class LrTest:
         if self.steepest <= self.lowest / 10:
             return f"the loss falls fastest there, and is lowest at {lowest}"
         return f"a tenth of {lowest}, where the loss is lowest; it falls fastest later, at {steepest}"
-
-    def curve(self) -> Curve:
-        """Return the losses over the rates."""
-        marks = {f"suggested: {self.suggestion:.2g}": self.suggestion} if self.suggestion else {}
-        if self.lowest is not None:
-            marks[f"lowest loss: {self.lowest:.2g}"] = self.lowest
-        return Curve(
-            self.rates, self.smoothed, "learning rate", "training loss, smoothed",
-            f"{self.name}: learning rate range test", faint=self.losses, marks=marks,
-        )  # fmt: skip
 
 
 def optimizer_paths(loaded: LoadedSpec) -> dict[str, float]:
@@ -121,11 +104,11 @@ def without_callbacks(loaded: LoadedSpec) -> dict[str, Any]:
 def find_lr(
     loaded: LoadedSpec,
     short: LoadedSpec,
-    plugins: Sequence[str] = (),
+    plugins: Sequence[str],
     *,
-    lowest: float = LOWEST,
-    highest: float = HIGHEST,
-    updates: int = UPDATES,
+    lowest: float,
+    highest: float,
+    updates: int,
 ) -> LrTest:
     """Train with a growing learning rate in a temporary folder, and return what the losses suggest.
 
@@ -187,20 +170,12 @@ def train(run: Run) -> None:
         run.trainer.train(run.model)
     except StoppedBySignal as stop:
         raise SystemExit(EXIT_CODE + stop.signal_number) from None
-    except (NoetherError, MemoryError):
+    except NoetherError:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
         raise TrainingError(f"training failed: {describe(error)}") from error
     if run.trainer.signals.received is not None:
         raise SystemExit(EXIT_CODE + run.trainer.signals.received)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for an error of the allocator of any device."""
-    text = str(error).lower()
-    return isinstance(error, RuntimeError | MemoryError) and ("out of memory" in text or "can't allocate" in text)
 
 
 class _Growing(Schedule):

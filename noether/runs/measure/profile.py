@@ -25,6 +25,7 @@ from noether.kernel.compile import HookWatch
 from noether.runs.measure.hook_costs import COLUMNS, Meter, cells, in_us, is_eager
 from noether.runs.outcome import describe
 from noether.runs.prepare import Run, built_model
+from noether.spec.errors.words import in_columns
 from noether.training.trainers.types import TrainerResult
 
 TRACE = "trace.json"
@@ -177,8 +178,7 @@ class Profile:
         """Return the costs of all callbacks and run plugins for an update in columns, the dearest first."""
         costs = self._meter.costs(self._measured, 1e-6 * self._us * self._measured)
         rows = [tuple(map(str.upper, COLUMNS)), *(tuple(cells(one).values()) for one in costs)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        return in_columns(rows, [False] * len(COLUMNS))
 
     def _flops(self, run: Run) -> list[str]:
         """Return model FLOPs of an update, and the utilisation of a device whose peak is known."""

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from noether.checkpoint.manifest import FileRecord, Manifest, NewerFormatError
+from noether.checkpoint.manifest import SPEC, FileRecord, Manifest, NewerFormatError
 from noether.checkpoint.paths import checkpoint_name, update_of
 from noether.checkpoint.untrusted import MAX_BYTES, parse_json
 from noether.config.secrets import mask, remember_password_in, remember_secret
@@ -36,9 +36,7 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 _BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "obs"})
 """Protocols without folders, for which creating a missing folder would create a bucket."""
 _SECRET = ("secret", "password", "passwd", "token", "account_key", "connection_string")
-_FILES = frozenset(
-    {"run.json", "spec.toml", "spec.resolved.toml", "metrics.jsonl", "nonscalars.jsonl", "results.jsonl"}
-)
+_FILES = frozenset({"run.json", "spec.toml", SPEC, "metrics.jsonl", "nonscalars.jsonl", "results.jsonl"})
 _FOLDERS = ("attempts/", "spool/", "results/", "checkpoints/pins/")
 
 

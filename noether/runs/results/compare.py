@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from noether.errors import UsageError
-from noether.runs.results.summary import RunSummary, folders_of_runs, summary_of_run
+from noether.runs.results.summary import RunSummary, folders_of_runs, summary_of_run, told_apart
 from noether.runs.results.table import no_such_metric
 from noether.spec.overlay import differing_settings, settings_of
 
@@ -73,14 +73,17 @@ class Sample:
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return math.fsum(self.values) / len(self.values)
+        return statistics.mean(self.values)  # exact: large values do not overflow, and inf with -inf is NaN
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds, with n - 1; None of a single one."""
         if len(self.by_seed) < 2:
             return None
-        return statistics.stdev(self.by_seed) if all(map(math.isfinite, self.by_seed)) else math.nan
+        try:
+            return statistics.stdev(self.by_seed) if all(map(math.isfinite, self.by_seed)) else math.nan
+        except OverflowError:
+            return math.inf
 
 
 Verdict = Literal["beyond", "within", "unknown"]
@@ -165,7 +168,13 @@ def compare_runs(
         UsageError: if a run does not exist, its spec cannot be read, fewer than two runs are given, or no run has one
             of the metrics.
     """
-    return compared(_chosen(given, Path(output)), metrics=metrics, best=best)
+    chosen = _chosen(given, Path(output))
+    if len(chosen) == 1 < len(given):
+        raise UsageError(
+            f"found one run under {len(given)} names, expected at least two: {chosen[0][1].paths.run_path}",
+            hint="`noether runs list` shows the others",
+        )
+    return compared(chosen, metrics=metrics, best=best)
 
 
 def compared(
@@ -193,20 +202,28 @@ def _chosen(given: Sequence[str], output: Path) -> list[tuple[str, RunSummary]]:
     """Return the runs that were given, each once, with the pattern that names it; an empty one for a run by name."""
     chosen: dict[Path, tuple[str, RunSummary]] = {}
     for name in given:
-        is_pattern = any(letter in name for letter in _GLOB) and not Path(name).exists()
-        for run in _matching(name, output) if is_pattern else [name]:
+        runs = named_by(name, output)
+        for run in runs:
             summary = summary_of_run(run, output)
-            chosen.setdefault(summary.paths.run_path, (name if is_pattern else "", summary))
+            chosen.setdefault(summary.paths.run_path, ("" if runs == [name] else name, summary))
     for _, summary in chosen.values():
         if not summary.tables:
             raise UsageError(
                 f"{summary.paths.run_path} cannot be compared: {summary.problem or 'it has no spec'}",
                 hint="`noether runs list` shows the others",
             )
-    return list(chosen.values())
+    patterns, summaries = zip(*chosen.values(), strict=True)
+    return list(zip(patterns, told_apart(summaries), strict=True))
 
 
-def _matching(pattern: str, output: Path) -> list[str]:
+def named_by(pattern: str, output: Path) -> list[str]:
+    """Return the runs below a folder whose ids match a pattern; a name that is none stands for itself.
+
+    Raises:
+        UsageError: if no id matches.
+    """
+    if not any(letter in pattern for letter in _GLOB) or Path(pattern).exists():
+        return [pattern]
     names = [folder.name for folder in folders_of_runs(output)] if output.is_dir() else []
     found = [name for name in names if fnmatchcase(name, pattern)]
     if not found:

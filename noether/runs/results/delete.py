@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from noether.checkpoint.durable import remove_tree, storage_error, tree_size
+from noether.checkpoint.manifest import SPEC
 from noether.checkpoint.paths import PathProvider, shown_path
-from noether.checkpoint.untrusted import is_folder, names_inside
+from noether.checkpoint.untrusted import is_file_inside, is_folder, names_inside
+from noether.config.secrets import mask, remember_password_in
 from noether.errors import NoetherError, UsageError
 from noether.kernel.registry import use_registry
 from noether.metrics.spool import read_spool
@@ -17,12 +21,14 @@ from noether.metrics.tracker import BaseTracker, RunDescription
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import RunLock, holder_of, in_use
 from noether.runs.folder.run_folder import RUN, find_run
-from noether.runs.tracking.own_store import OwnTrackers, sync_registry
+from noether.runs.mirror.upload import RECORD as MIRROR
+from noether.runs.saved_spec import read_saved_spec
+from noether.runs.tracking.tracking import OwnTrackers, sync_registry
 from noether.spec.read.layering import is_project_root
 
 _WRITTEN = frozenset(
-    f"{LOCK} {RUN} spec.toml spec.resolved.toml metrics.jsonl results.jsonl results log.txt attempts checkpoints spool "
-    "outputs evaluations abandoned damaged mirror.json trace.json report.html".split()
+    f"{LOCK} {RUN} {MIRROR} spec.toml {SPEC} metrics.jsonl results.jsonl results log.txt attempts "
+    "checkpoints spool outputs evaluations abandoned damaged trace.json report.html".split()
 )
 """Names in a run folder that Noether writes; others are named before they are removed."""
 
@@ -37,6 +43,8 @@ class Deletion:
         size: Their bytes.
         others: Names in the folder that Noether does not write.
         trackers: Trackers that were opened for the run.
+        mirror: Address of its mirror, without a password, or words for one that is not known; None if it has none.
+            A mirror stays: only the folder names it, and a folder may come from a stranger.
     """
 
     paths: PathProvider
@@ -44,6 +52,7 @@ class Deletion:
     size: int
     others: tuple[str, ...]
     trackers: tuple[str, ...]
+    mirror: str | None = None
 
 
 def deletion_of(run: str, output: Path) -> Deletion:
@@ -75,9 +84,37 @@ def deletion_of(run: str, output: Path) -> Deletion:
     try:
         files, size = tree_size(folder)
         others = tuple(name for name in names_inside(folder) if name not in _WRITTEN)
+        inner = next((run for name in others for run in _runs_in(folder / name)), None)
     except OSError as error:
         raise storage_error(error, folder) from error
-    return Deletion(paths, files, size, others, tuple(name for name, _ in _opened(paths)))
+    if inner is not None:
+        raise UsageError(
+            f"{shown_path(folder)} is more than a run: found the run {shown_path(inner)} in it",
+            hint=f"delete that one first, or move it: noether runs delete {shlex.quote(str(shown_path(inner)))}",
+        )
+    return Deletion(paths, files, size, others, tuple(name for name, _ in _opened(paths)), _mirror_of(paths))
+
+
+def _runs_in(folder: Path) -> Iterator[Path]:
+    """Yield the runs in a folder and below it, without following links."""
+    names = names_inside(folder) if is_folder(folder) else ()
+    if RUN in names:
+        yield folder
+    for name in names:
+        yield from _runs_in(folder / name)
+
+
+def _mirror_of(paths: PathProvider) -> str | None:
+    address: Any = None
+    with suppress(NoetherError):
+        table = read_saved_spec(paths).tables.get("checkpoints")
+        address = table.get("mirror") if isinstance(table, dict) else None
+    if isinstance(address, str):
+        remember_password_in(address)
+        return mask(f"{address.rstrip('/')}/{paths.run_id}")
+    if address is None and not is_file_inside(paths.run_path, MIRROR):
+        return None
+    return f"the run {paths.run_id}, at an address that the folder does not name"
 
 
 def _opened(paths: PathProvider) -> Iterator[tuple[str, RunDescription]]:

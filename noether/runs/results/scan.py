@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from os import fdopen
 from typing import BinaryIO, NamedTuple
@@ -58,6 +58,8 @@ class Scan:
         metrics: The last value of each metric key, in the order in which the keys came.
         series: Values of the evaluation metrics.
         update: Update of the last line; epoch, sample and time are of this line as well.
+        damaged: Complete lines that do not begin and end as those of a metrics file do.
+        is_cut: True if the file does not end with a complete line, as while one is written, and after a kill.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
@@ -66,6 +68,8 @@ class Scan:
     epoch: int = 0
     sample: int = 0
     time: float | None = None
+    damaged: int = 0
+    is_cut: bool = False
 
 
 def scan_metrics(paths: PathProvider) -> Scan:
@@ -81,20 +85,21 @@ def scan_metrics(paths: PathProvider) -> Scan:
     except (FileNotFoundError, NotADirectoryError):
         return reader.scan
     with file:
-        for chunk in _chunks(file, reader.too_much):
+        for chunk in _chunks(file, reader):
             reader.read(chunk)
     return reader.scan
 
 
-def _chunks(file: BinaryIO, too_much: Callable[[str], StorageError]) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, reader: _Reader) -> Iterator[bytes]:
     """Yield the complete lines of a file, many at once."""
     while chunk := file.read(_CHUNK):
         if not chunk.endswith(b"\n"):
             rest = file.readline(_LONGEST)
             if len(rest) == _LONGEST:
-                raise too_much(f"a line of more than {_LONGEST} bytes, expected shorter ones")
+                raise reader.too_much(f"a line of more than {_LONGEST} bytes, expected shorter ones")
             chunk += rest
             if not rest.endswith(b"\n"):
+                reader.scan.is_cut = True
                 chunk = chunk[: chunk.rfind(b"\n") + 1]
         yield chunk
 
@@ -111,6 +116,8 @@ class _Reader:
 
     def read(self, chunk: bytes) -> None:
         """Take the next lines."""
+        lines, heads, tails = chunk.count(b"\n"), chunk.count(b'{"update": '), chunk.count(b"}}\n")
+        self.scan.damaged += max(abs(lines - heads), lines - tails)
         place = 0
         while (match := self._wanted.search(chunk, place)) is not None:
             start = chunk.rfind(b"\n", 0, match.start()) + 1

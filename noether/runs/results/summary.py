@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.manifest import SPEC
+from noether.checkpoint.paths import PathProvider, shown_path
 from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
-from noether.runs.checkpoints.listing import Listed, list_checkpoints
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import is_locked
 from noether.runs.folder.run_folder import RUN, Attempt, find_run, read_run, recent_attempts
+from noether.runs.results.checkpoints import Listed, list_checkpoints
 from noether.runs.results.scan import Scan, Series, scan_metrics
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 
 RunState = Literal["FINISHED", "FAILED", "KILLED", "RUNNING", "UNKNOWN"]
 _FORMAT = 1
-_MARKS = (LOCK, "spec.resolved.toml", "metrics.jsonl", "checkpoints", "attempts")
-"""Files and folders of a run; a folder with one of them and no `run.json` is a damaged run."""
+_MARKS = (RUN, LOCK, SPEC, "metrics.jsonl", "checkpoints", "attempts")
+"""Files and folders of a run; a folder with one of the others and no `run.json` is a damaged run."""
 _BEST_MODEL = "best_model."
 
 
@@ -123,10 +125,15 @@ def summaries_in(output: Path) -> list[RunSummary]:
 
 
 def folders_of_runs(output: Path) -> Iterator[Path]:
-    """Yield the folders that are runs, or were; a link to one counts, as it does for `find_run`."""
-    for folder in sorted(output.iterdir()):
-        if os.path.lexists(folder / RUN) or any(os.path.lexists(folder / mark) for mark in _MARKS):
-            yield folder.resolve()
+    """Yield the folders that are runs, or were, each once; a link to one counts, as it does for `find_run`."""
+    found = (folder for folder in sorted(output.iterdir()) if any(os.path.lexists(folder / mark) for mark in _MARKS))
+    yield from dict.fromkeys(folder.resolve() for folder in found)
+
+
+def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return runs with ids that differ: those that share one are called by their paths."""
+    ids = Counter(run.run_id for run in runs)
+    return [replace(run, run_id=str(shown_path(run.paths.run_path))) if ids[run.run_id] > 1 else run for run in runs]
 
 
 def summary_of_run(run: str | Path, output: str | Path = "runs") -> RunSummary:
@@ -157,6 +164,9 @@ def summary_of(paths: PathProvider) -> RunSummary:
     with problems:
         checkpoints = tuple(list_checkpoints(paths.checkpoint_path))
     status, error = _end_of(paths, attempts)
+    if lost := scan.damaged + (scan.is_cut and status in ("FINISHED", "FAILED")):
+        word = "line" if lost == 1 else "lines"
+        problems.add(f"{paths.metrics_path.name} has {lost:,} damaged {word}: values in it are left out")
     name, seed = tables.get("name"), tables.get("seed")
     return RunSummary(
         paths, paths.run_id, name if isinstance(name, str) else paths.run_id, status,

@@ -39,6 +39,7 @@ _OPERATOR = re.compile("!=|<=|>=|==|[=<>]")
 _TESTS: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _EXAMPLE = "for example --where 'model.hidden=[64]' or --where 'loss/test/total<0.1'"
 
 
@@ -56,7 +57,7 @@ def select(
     Raises:
         UsageError: if there is no such folder, or no run in it has a name.
     """
-    states = [_state(text) for text in status]
+    states = [_state(text, "--status") for text in status]
     every = summaries_in(output)
     conditions = [parse_condition(text, every) for text in where]
     require_known(sort.removeprefix("-"), every, "--sort")
@@ -64,11 +65,11 @@ def select(
     return in_order((run for run in kept if all(condition.holds(run) for condition in conditions)), sort)
 
 
-def _state(text: str) -> str:
+def _state(text: str, option: str) -> str:
     states = get_args(RunState)
     if text.upper() not in states:
         raise UsageError(
-            f"wrong --status: found {quoted(text)}, expected a status of a run.{did_you_mean(text, states)}",
+            f"wrong {option}: found {quoted(text)}, expected a status of a run.{did_you_mean(text, states)}",
             hint=f"it is one of {', '.join(states)}",
         )
     return text.upper()
@@ -160,8 +161,10 @@ class Condition:
     value: Any
 
     def holds(self, run: RunSummary) -> bool:
-        """Return True if a run fulfils it; an order needs two numbers, or two times."""
+        """Return True if a run fulfils it; an order needs two numbers, or two times; a day stands for all of it."""
         found = value_of(run, self.name)
+        if self.name == "created" and isinstance(found, str) and isinstance(self.value, str):
+            found = found[: len(self.value)]
         if self.operator in ("=", "!="):
             return same_value(found, self.value) is (self.operator == "=")
         comparable = (_is_number(found) and _is_number(self.value)) or (self.name == "created" and found is not ABSENT)
@@ -179,7 +182,7 @@ def parse_condition(text: str, runs: Sequence[RunSummary]) -> Condition:
         runs: The runs to filter, for their names.
 
     Raises:
-        UsageError: if there is no operator, no run has the name, or the value does not fit the operator.
+        UsageError: if there is no operator, no run has the name, or the value does not fit name and operator.
     """
     splits = [match for match in _OPERATOR.finditer(text) if text[: match.start()].strip()]
     if not splits:
@@ -193,15 +196,25 @@ def parse_condition(text: str, runs: Sequence[RunSummary]) -> Condition:
         split = splits[0]
     name, sign = text[: split.start()].strip(), split.group().replace("==", "=")
     require_known(name, runs, "--where")
-    value = _parse_value(text[split.end() :].strip(), text)
-    is_order = sign not in ("=", "!=")
-    if is_order and not (isinstance(value, str) if name == "created" else _is_number(value)):
-        wanted = "a date, such as 2026-01-31" if name == "created" else "a number"
-        raise UsageError(f"wrong --where: found {quoted(text)}, expected {wanted} after {sign}", hint=_EXAMPLE)
+    value = _parse_value(text[split.end() :].strip(), text, "" if name != "created" else " ")
+    if name == "status" and isinstance(value, str):
+        value = _state(value, "--where")
+    elif name == "created" and value is not ABSENT:
+        value = str(value).replace(" ", "T")  # a year is a number
+        if not _TIME.fullmatch(value):
+            raise _wrong(text, f"a date after {sign}, such as 2026-01-31 or 2026-01-31T12:00")
+    elif sign in _TESTS and not _is_number(value):
+        raise _wrong(text, f"a number after {sign}")
+    elif sign in _TESTS and runs and not any(_is_number(value_of(run, name)) for run in runs):
+        raise _wrong(text, f"a name that stands for a number before {sign}")
     return Condition(name, sign, value)
 
 
-def _parse_value(text: str, whole: str) -> Any:
+def _wrong(text: str, expected: str) -> UsageError:
+    return UsageError(f"wrong --where: found {quoted(text)}, expected {expected}", hint=_EXAMPLE)
+
+
+def _parse_value(text: str, whole: str, spaces: str) -> Any:
     if not text:
         raise UsageError(f"wrong --where: found no value in {quoted(whole)}", hint='an empty string is written name=""')
     if text == UNSET:
@@ -216,6 +229,11 @@ def _parse_value(text: str, whole: str) -> Any:
         raise UsageError(
             f"wrong --where: found {quoted(text)}, expected a value in TOML",
             hint='words in brackets need quotes: ["a", "b"]',
+        )
+    if any(letter.isspace() and letter not in spaces for letter in text):
+        raise UsageError(
+            f"wrong --where: found {quoted(whole)}, expected one condition with one value",
+            hint='repeat --where for another condition; a text with spaces needs quotes: name="two words"',
         )
     return text
 

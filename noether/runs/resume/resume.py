@@ -22,9 +22,8 @@ from noether.runs.mirror.fetch import fetch_run
 from noether.runs.outcome import Outcome
 from noether.runs.ranks import on_all_ranks
 from noether.runs.resume.changes import another_value, refused_changes, shown
-from noether.runs.resume.continuation import AUTO, SavedState, find_state, lost_updates
+from noether.runs.resume.continuation import AUTO, SavedState, damages, find_state, lost_updates, repair_run
 from noether.runs.resume.facts import VALUE, changed_facts, code_changes, facts_of
-from noether.runs.resume.repair import damages, repair_run
 from noether.runs.saved_spec import load_saved_spec, noting_missing_code, read_saved_spec
 from noether.spec.errors.words import visible
 from noether.spec.model import resolved_tables

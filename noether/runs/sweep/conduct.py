@@ -24,6 +24,7 @@ from noether.runs.sweep import trial as inside
 from noether.runs.sweep.journal import (
     FAILED,
     LONGEST_ERROR,
+    PLOTS,
     RUNNING,
     STOPPED,
     WAITING,
@@ -32,12 +33,12 @@ from noether.runs.sweep.journal import (
     Record,
     Trial,
     look,
+    shown_value,
 )
 from noether.runs.sweep.plan import SweepPlan
 from noether.runs.sweep.search import Search, require_optuna
-from noether.spec.errors.words import toml_literal
 from noether.spec.read.overrides import Unset
-from noether.spec.sweep import key_of
+from noether.spec.sweep import key_of, options_of
 
 _LOOK_EVERY_S = 0.05
 Say = Callable[[str], object]
@@ -232,7 +233,7 @@ class _Conductor:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-c", f"from {inside.PLUGIN} import main; main()", str(link)),
-                    *("run", str(self.plan.path), *self._given(), *self.plan.arguments(trial.values), *more),
+                    *("run", str(self.plan.path), *self._given(), *options_of(trial.values), *more),
                     *("--run-id", self.journal.run_id(trial), "--resume", "auto", "--quiet"),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -348,16 +349,12 @@ class _Conductor:
 
 def words_of(trial: Trial) -> str:
     """Return the values of a trial in words: `model.optimizer.lr = 0.001, seed = 3`; numbers are rounded."""
-    return ", ".join(f"{path} = {_short(value)}" for path, value in trial.values.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
+    return ", ".join(f"{path} = {shown_value(value)}" for path, value in trial.values.items())
 
 
 def _draw(plan: SweepPlan, record: Record, search: Search) -> None:
     """Write Optuna's plots of the trials into the folder of the sweep."""
-    folder = plan.journal.folder / "plots"
+    folder = plan.journal.folder / PLOTS
     if sum(trial.state in WITH_VALUE for trial in record.trials) < 2:
         return
     with suppress(OSError):

@@ -21,12 +21,14 @@ from noether.metrics.metrics_file import lines_of
 from noether.runs.folder.lock import RunLock, holder_of
 from noether.runs.outcome import IS_BROKEN
 from noether.runs.results.summary import summary_of
+from noether.spec.errors.words import toml_literal
 from noether.spec.sweep import Objective, key_of
 
 _FORMAT = 1
 _NAME = "sweep.json"
 _STATE = "state"  # a folder of its own: a folder with a LOCK in it would be listed as a damaged run
-_OUTPUT = "output"
+OUTPUT, PLOTS = "output", "plots"
+"""Folders of a sweep with what trials have printed, and with Optuna's plots."""
 _SUFFIX = ".sweep"
 LONGEST_ERROR = 300  # characters
 
@@ -142,6 +144,14 @@ class Journal:
         self.folder = self.output / f"{name}{_SUFFIX}"
         self._state = self.folder / _STATE
 
+    @classmethod
+    def at(cls, place: str | Path, output: Path) -> Journal | None:
+        """Return the sweep whose folder a user names, by its path or its name in `output`; None if it is not one."""
+        for folder in (Path(place), output / place):
+            if folder.name.endswith(_SUFFIX) and os.path.lexists(folder / _NAME):
+                return cls(folder.resolve().parent, folder.resolve().name.removesuffix(_SUFFIX))
+        return None
+
     @property
     def exists(self) -> bool:
         """True if the sweep was begun before."""
@@ -162,7 +172,7 @@ class Journal:
 
     def open_output(self, trial: Trial) -> BinaryIO:
         """Open the file that takes what the process of a trial prints, to append to it."""
-        name = f"{_OUTPUT}/{self.run_id(trial)}.txt"
+        name = f"{OUTPUT}/{self.run_id(trial)}.txt"
         return fdopen(open_inside(self.folder, name, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab")
 
     def output_of(self, trial: Trial) -> str:
@@ -171,7 +181,7 @@ class Journal:
         Raises:
             OSError: if it cannot be read.
         """
-        return read_untrusted(self.folder, f"{_OUTPUT}/{self.run_id(trial)}.txt").decode(errors="replace")
+        return read_untrusted(self.folder, f"{OUTPUT}/{self.run_id(trial)}.txt").decode(errors="replace")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -183,7 +193,7 @@ class Journal:
         """
         try:
             make_folders(self._state)
-            make_folders(self.folder / _OUTPUT)
+            make_folders(self.folder / OUTPUT)
         except OSError as error:
             raise storage_error(error, self.folder) from error
         if (holder := self.holder) is not None:
@@ -232,9 +242,40 @@ def _record(body: dict[str, Any]) -> Record:
     body["objective"] = Objective(**body["objective"])
     body["trials"] = [Trial(**one) for one in body["trials"]]
     record = Record(**{one.name: body.pop(one.name) for one in fields(Record)})
-    if body or any(trial.state not in _ORDER for trial in record.trials):
-        raise ValueError(f"unknown fields or states: {', '.join(body)}")
+    if body or not all(map(_is_sound, record.trials)):
+        raise ValueError(f"unknown fields, or values of a wrong type: {', '.join(body)}")
     return record
+
+
+def _is_sound(trial: Trial) -> bool:
+    numbers = (trial.final, trial.best, trial.seconds)
+    return (
+        trial.state in _ORDER
+        and type(trial.number) is int
+        and isinstance(trial.values, dict)
+        and all(number is None or type(number) in (int, float) for number in numbers)
+    )
+
+
+def read_now(journal: Journal) -> Record:
+    """Return the journal, with trials that run as their folders are now; see `Journal.read` for the errors."""
+    record = journal.read()
+    for trial in record.trials:
+        if trial.state == RUNNING:
+            trial.state = look(journal, record, trial)
+    return record
+
+
+def cells_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as text, by the last part of their path, or by the whole path if two would have one name."""
+    short = {path: path.rpartition(".")[2] for path in values}
+    names = list(short.values())
+    return {(name if names.count(name) == 1 else path): shown_value(values[path]) for path, name in short.items()}
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as TOML, a number with six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else toml_literal(value)
 
 
 def look(journal: Journal, record: Record, trial: Trial) -> str:

@@ -22,7 +22,6 @@ from noether.spec.read.layers import value_of
 from noether.spec.sweep import (
     Objective,
     Swept,
-    arguments_of,
     known_trials,
     method_of,
     objective_of,
@@ -190,10 +189,6 @@ class SweepPlan:
             key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.") for path in paths
         )
 
-    def arguments(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the options of a command line with the values of a trial."""
-        return [part for argument in arguments_of(values) for part in ("-s", argument)]
-
     def write_best(self, trial_id: str, values: Mapping[str, Any], path: Path | None = None) -> Path | None:
         """Write an overlay with the values of the best trial; return its path, None if it cannot be in the folder.
 
@@ -207,14 +202,7 @@ class SweepPlan:
         """
         remarks = [f"{MARK} sweep`: the values of {trial_id}, compared by {self.objective.words}."]
         try:
-            return write_overlay(
-                self.loaded,
-                path or self.journal.folder / "best.toml",
-                values,
-                remarks,
-                self.trial(values),
-                self.options,
-            )
+            return write_overlay(self.loaded, path or self.journal.folder / "best.toml", values, remarks, self.options)
         except UsageError:
             if path is not None:
                 raise

@@ -31,6 +31,8 @@ PLOTS = {
     "pruning": "plot_intermediate_values",
 }
 """Optuna's plots by the name of their file."""
+_MOST_NAMED = 14
+"""Lines of a legend that fit beside a plot."""
 
 
 class Search:
@@ -126,8 +128,11 @@ class Search:
                     named = {} if name == "pruning" else {"target_name": self._record.objective.metric}
                     getattr(self._optuna.visualization.matplotlib, function)(self._study, **named)
                     figure = pyplot.gcf()
-                    figure.set_size_inches(9, 5.5)
-                    figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+                    figure.set_size_inches(7.5, 4.6)
+                    for axes in figure.axes:  # one line for each trial would be higher than the picture
+                        if (legend := axes.get_legend()) is not None and len(legend.get_texts()) > _MOST_NAMED:
+                            legend.remove()
+                    figure.savefig(folder / f"{name}.png", dpi=144, bbox_inches="tight")
                     made.append(folder / f"{name}.png")
                 except Exception:  # too few trials, or a package that this plot needs: the table has the numbers
                     continue

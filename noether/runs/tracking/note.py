@@ -10,7 +10,7 @@ from dataclasses import replace
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.metrics.tracker import DatasetFacts, RunStatus
 from noether.runs.results.summary import Evaluated, RunSummary, summary_of
-from noether.spec.errors.words import visible
+from noether.spec.errors.words import duration_in_words, visible
 
 _MOST_METRICS = 20
 _IN_ONE_LINE = 3
@@ -34,7 +34,7 @@ def _state(summary: RunSummary) -> str:
     words = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "was stopped", "RUNNING": "is running"}
     text = f"**{_plain(summary.name)}** {words.get(summary.status, 'has an unknown state')}"
     if summary.update:
-        text += f" after epoch {summary.epoch}, update {summary.update:,}, in {_duration(summary.seconds)}"
+        text += f" after epoch {summary.epoch}, update {summary.update:,}, in {duration_in_words(summary.seconds)}"
     reason = f": {_plain(summary.error)}" if summary.error and summary.status == "FAILED" else ""
     shown = (f"{_code(one.key)} {_shown(one)}" for one in summary.evaluations[:_IN_ONE_LINE])
     return " · ".join((f"{text}{reason}", *shown))
@@ -85,9 +85,3 @@ def _plain(text: str) -> str:
 
 def _code(text: str) -> str:
     return "`" + visible(text).replace("`", "'").replace("|", "\\|")[:200] + "`"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -34,8 +34,7 @@ from noether.runs.folder.run_folder import Attempt, find_run, last_attempt, reco
 from noether.runs.results.report.page import report_for_trackers
 from noether.runs.saved_spec import read_saved_spec
 from noether.runs.tracking.note import describe_run
-from noether.runs.tracking.own_store import OwnTrackers, sync_registry
-from noether.runs.tracking.tracking import flattened, packed_or_none
+from noether.runs.tracking.tracking import OwnTrackers, flattened, packed_or_none, sync_registry
 
 _LOG = logging.getLogger("noether.tracking")
 _ATTEMPTS = 3
@@ -294,7 +293,7 @@ class _Sync:
 
 
 def _pack(paths: PathProvider, folder: Path) -> PackedModel:
-    from noether.runs.tracking.packing import pack_model  # imports torch, which no other delivery needs
+    from noether.runs.predict.export import pack_model  # imports torch, which no other delivery needs
 
     return pack_model(paths, folder)
 

@@ -95,6 +95,33 @@ def visible_lines(text: str) -> str:
     return "\n".join("\t".join(map(visible, line.split("\t"))) for line in text.split("\n"))
 
 
+def counted(number: float, unit: str, plural: str = "s") -> str:
+    """Return a number with its unit, singular or plural: `1 update`, `2.5 epochs`."""
+    text = f"{number:,.2f}".rstrip("0").rstrip(".") if isinstance(number, float) else f"{number:,}"
+    return f"{text} {unit}{'' if text == '1' else plural}"
+
+
+def duration_in_words(seconds: float) -> str:
+    """Return a duration with its two largest units: `3.2 s`, `1 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join([f"{value} {unit}" for value, unit in parts if value][:2])
+
+
+def in_columns(lines: Sequence[Sequence[str]], ends_right: Sequence[bool]) -> list[str]:
+    """Return lines of cells in columns, never wrapped or cut; those of `ends_right` end at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [str.rjust if ends else str.ljust for ends in ends_right]
+    return [
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names with commas between them; of more than 40 the first 40."""
     first = list(islice(names, _LISTED + 1))

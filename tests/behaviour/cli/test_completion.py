@@ -145,19 +145,31 @@ def test_no_error_shows(offered, workplace: Path, monkeypatch):
     assert offered("ru") == []
 
 
-def test_bash_itself_completes_the_command(runs: Path, workplace: Path):
-    bash = shutil.which("bash")
-    if bash is None:
-        pytest.skip("bash is not installed")
+IN_SHELLS = {
+    "bash": """eval "$(_NOETHER_COMPLETE=source_bash noether)"
+        COMP_WORDS=(noether runs show RUN) COMP_CWORD=3
+        _noether_completion noether
+        printf "%s\\n" "${COMPREPLY[@]}"
+        complete -p noether | grep -q -- "-o default -F _noether_completion" """,
+    "zsh": """compdef() { }; _arguments() { print -r -- ${${1#*\\"}%\\"*} }
+        eval "$(_NOETHER_COMPLETE=source_zsh noether)"
+        words=(noether runs show RUN) CURRENT=4
+        _noether_completion""",
+    "fish": """_NOETHER_COMPLETE=source_fish noether | source
+        complete --do-complete "noether runs show RUN" """,
+}
+"""Scripts that load the completion of a shell and print the words that it offers in place of a run's whole id."""
+
+
+@pytest.mark.parametrize("name", IN_SHELLS)
+def test_a_shell_itself_completes_the_command(runs: Path, workplace: Path, name: str):
+    shell = shutil.which(name)
+    if shell is None:
+        pytest.skip(f"{name} is not installed: apt-get install {name}")
     run = sorted(path.name for path in runs.iterdir())[0]
-    lines = [
-        'eval "$(_NOETHER_COMPLETE=source_bash noether)"',
-        f"COMP_WORDS=(noether runs show {run}) COMP_CWORD=3",
-        "_noether_completion noether",
-        'printf "%s\\n" "${COMPREPLY[@]}"',
-        "complete -p noether",
-    ]
-    environment = {**os.environ, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}"}
-    ended = subprocess.run([bash, "--norc", "-c", "\n".join(lines)], capture_output=True, text=True, env=environment)
+    options = {"bash": "--norc", "zsh": "-f", "fish": "--no-config"}
+    environment = {**os.environ, "PATH": f"{SCRIPT.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(workplace)}
+    command = [shell, options[name], "-c", IN_SHELLS[name].replace("RUN", run)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.splitlines() == [run, "complete -o default -F _noether_completion noether"]
+    assert ended.stdout.splitlines() == [run]

@@ -1,7 +1,6 @@
 """Verbs of plugins, from the entry-point group `noether.commands`: listed without an import, called by name."""
 
 import json
-from importlib import import_module
 
 import pytest
 import typer
@@ -79,8 +78,9 @@ def test_help_lists_the_verbs_and_imports_none(noether_command, verbs):
 
 @pytest.mark.parametrize("name", typer.main.get_command(app).commands)
 def test_the_line_of_a_built_in_verb_is_the_first_of_its_own_help(name: str):
-    verb = typer.main.get_command(import_module(f"noether.cli.{name.replace('-', '_')}").app)
-    assert typer.main.get_command(app).commands[name].help == verb.help.partition("\n")[0]
+    listed = typer.main.get_command(app).commands[name]
+    verb = listed.make_context(name, [], resilient_parsing=True).command
+    assert listed.help == verb.help.partition("\n")[0]
 
 
 def test_a_verb_has_the_help_of_the_plugin(noether_command, verbs):

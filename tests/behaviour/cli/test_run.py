@@ -114,7 +114,7 @@ def test_a_model_that_can_learn_overfits_one_batch(noether_command, spec_file, t
 
 
 def test_a_model_that_cannot_learn_is_a_warning_also_of_a_quiet_run(noether_command, spec_file):
-    limit = ("-s", "trainer.max_epochs=5", "-s", "model.optimizer.lr=1e-12")
+    limit = ("-s", "trainer.max_updates=5", "-s", "model.optimizer.lr=1e-12")  # the spec has max_epochs
     ended = noether_command("run", spec_file(), "-q", "--run-id", "a", "--overfit-one-batch", *limit)
     verdict, last = ended.out.splitlines()
     assert "in 5 updates: it did not fall" in verdict

@@ -111,7 +111,7 @@ def test_damaged_folders_are_listed_with_the_reason(runs: Path, done: Callable[.
 
 
 def test_names_of_metrics_from_a_strangers_run_are_shown_escaped(runs: Path, done: Callable[..., str]) -> None:
-    names = ["loss/é<script>alert(1)</script>", "a\u202eb/x", "x=1/y", '"quoted"', "loss/new\nline"]
+    names = ["loss/é<script>alert(1)</script>", "a\u202eb/x", "=x=1/y", '"quoted"', "loss/new\nline"]
     line = {"update": 12, "epoch": 2, "sample": 96, "time": 1.0, "metrics": dict.fromkeys(names[:-1], 0.5)}
     control = line | {"metrics": {names[-1]: 0.25, "\x1b[31m": 1.0}}
     path = runs / IDS[0] / "metrics.jsonl"
@@ -120,7 +120,8 @@ def test_names_of_metrics_from_a_strangers_run_are_shown_escaped(runs: Path, don
         assert "<script>" in output
         assert "a\\u202eb/x" in output
         assert output.replace("\n", "").isprintable()
-    assert rows(done("list", "--where", "x=1/y=0.5", "--metric", '"quoted"'))[0][0] == IDS[0]
+    assert ",'=x=1/y," in done("list", "--csv")  # no formula in a spreadsheet
+    assert rows(done("list", "--where", "=x=1/y=0.5", "--metric", '"quoted"'))[0][0] == IDS[0]
     keys = {one["key"] for one in json.loads(done("show", IDS[0], "--json"))["evaluations"]}
     assert set(names[:-1]) <= keys
     assert not keys & {names[-1], "\x1b[31m"}
@@ -136,6 +137,8 @@ def test_names_of_metrics_from_a_strangers_run_are_shown_escaped(runs: Path, don
         (("list", "--metric", "rmse/test/x"), "Did you mean 'rmse/test/y'?"),
         (("list", "--where", "model.hiden=[8]"), "Did you mean 'model.hidden'?"),
         (("list", "--status", "FINISHD"), "Did you mean 'FINISHED'?"),
+        (("list", "--json", "--csv"), "expected one of them"),
+        (("compare", "lr0.01-seed0", "runs/lr0.01-seed0"), "one run under 2 names"),
         (("show", "tiny.toml"), "found the spec tiny.toml"),
         (("show", "lr0.01-seed2"), "Did you mean 'lr0.01-seed"),
         (("show", "."), "expected a folder with run.json"),
@@ -263,6 +266,14 @@ def test_runs_of_one_spec_are_compared_with_their_mean(done: Callable[..., str])
     assert text.splitlines()[3].split() == ["METRIC", "MEAN", IDS[0], IDS[1]]
 
 
+def test_runs_of_one_id_are_told_apart(runs: Path, done: Callable[..., str]) -> None:
+    shutil.copytree(runs / IDS[1], runs.parent / "elsewhere" / IDS[0])
+    header = done("compare", IDS[0], f"elsewhere/{IDS[0]}").split("\n\n")[1].splitlines()[0].split()
+    assert header == ["METRIC", "MEAN", f"runs/{IDS[0]}", f"elsewhere/{IDS[0]}"]
+    done("report", IDS[0], f"elsewhere/{IDS[0]}", "--out", "both.html")
+    assert f"elsewhere/{IDS[0]}<" in Path("both.html").read_text()
+
+
 def test_groups_that_end_at_different_updates_say_so(runs: Path, done: Callable[..., str]) -> None:
     path = runs / IDS[2] / "metrics.jsonl"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if '"update": 12' not in line))
@@ -278,7 +289,20 @@ def test_a_dry_run_names_what_would_go_and_removes_nothing(runs: Path, done: Cal
     text = done("delete", IDS[0], IDS[1], "--dry-run")
     assert f"runs/{IDS[0]}: " in text
     assert "with files that Noether has not written: notes.md" in text
+    assert "mirror" not in text
     assert sorted(path.name for path in runs.iterdir()) == sorted(IDS)
+
+
+def test_a_mirror_that_stays_is_named_without_its_password(runs: Path, done: Callable[..., str]) -> None:
+    spec = runs / IDS[0] / "spec.resolved.toml"
+    address = 'mirror = "sftp://me:geheim77@host/runs"'
+    spec.write_text(spec.read_text().replace("[checkpoints]\n", f"[checkpoints]\n{address}\n"))
+    (runs / IDS[1] / "mirror.json").write_text("{}")
+    text = done("delete", *IDS[:2], "--dry-run")
+    assert "without its mirror, from which --resume could fetch it again: sftp://me:" in text
+    assert f"@host/runs/{IDS[0]}" in text
+    assert "geheim77" not in text
+    assert f"the run {IDS[1]}, at an address that the folder does not name" in text
 
 
 def test_without_a_terminal_it_asks_for_yes(runs: Path, noether_command: Callable[..., Any]) -> None:
@@ -305,7 +329,7 @@ def test_only_the_folder_of_the_run_goes_and_links_in_it_are_not_followed(runs: 
     (outside / "kept.txt").write_text("mine")
     (runs / IDS[0] / "outputs").symlink_to(outside.absolute())
     (runs / IDS[0] / "file").symlink_to((outside / "kept.txt").absolute())
-    assert f"deleted {IDS[0]}" in done("delete", IDS[0], "--yes")
+    assert f"deleted {IDS[0]}" in done("delete", IDS[0], f"runs/{IDS[0]}", "--yes")
     assert sorted(path.name for path in runs.iterdir()) == sorted(IDS[1:])
     assert (outside / "kept.txt").read_text() == "mine"
 
@@ -328,6 +352,8 @@ def test_a_run_that_goes_on_a_link_and_a_project_are_refused(
     shutil.copy(runs / IDS[0] / "run.json", "run.json")
     (Path() / "pyproject.toml").touch()
     assert "is more than a run" in refused("delete", str(Path().absolute()), "--yes")
+    shutil.copytree(runs / IDS[3], runs / IDS[2] / "more" / "inner")
+    assert f"found the run runs/{IDS[2]}/more/inner" in refused("delete", IDS[2], "--yes")
     monkeypatch.chdir(runs / IDS[2])
     assert "is more than a run" in refused("delete", str(runs / IDS[2]), "--yes")
     assert sorted(path.name for path in runs.iterdir()) == sorted([*IDS, "linked"])
@@ -342,12 +368,15 @@ def test_one_wrong_run_among_several_keeps_all(runs: Path, refused: Callable[...
 
 
 def test_runs_are_listed_shown_and_compared_without_pytorch_and_mlflow(runs: Path) -> None:
-    heavy = "[name for name in ('torch', 'mlflow', 'numpy') if name in sys.modules]"
-    look = f"import atexit, sys; atexit.register(lambda: print({heavy}))"
-    for arguments in (["list"], ["show", IDS[0]], ["compare", *IDS], ["delete", IDS[3], "--yes"]):
-        code = f"{look}; sys.argv = ['noether', 'runs', *{arguments!r}]; from noether.cli.main import main; main()"
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "[]"), ended
+    commands = (["list"], ["show", IDS[0]], ["compare", *IDS], ["delete", IDS[3], "--yes"])
+    code = (
+        f"import sys\nfrom noether.cli.main import main\nfor arguments in {commands!r}:\n"
+        "    sys.argv = ['noether', 'runs', *arguments]\n    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code, arguments\n"
+        "print([name for name in ('torch', 'mlflow', 'numpy') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.splitlines()[-1]) == (0, "[]"), ended
 
 
 def test_the_help_of_the_verbs_names_all_of_them() -> None:

@@ -576,14 +576,14 @@ def trained() -> Path:
 
     import noether
     import noether.cli.main
-    import noether.runs.checkpoints.export
     import noether.runs.deep_check
     import noether.runs.evaluate
     import noether.runs.load
     import noether.runs.plan.plan
+    import noether.runs.predict.export
     import noether.runs.predict.files
+    import noether.runs.resume.verify_resume
     import noether.runs.tracking.sync
-    import noether.runs.verify.verify_resume
 
     torch.set_num_threads(1)
     for epochs in (1, 2):

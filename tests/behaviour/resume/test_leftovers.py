@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from noether.checkpoint.paths import PathProvider
-from noether.runs.checkpoints.listing import prune_run
+from noether.runs.results.checkpoints import prune_run
 from noether.runs.resume.continuation import move_newer_aside
 
 

@@ -19,6 +19,17 @@ kind = "weighted-loss"
 max
 [model]
 kind = \n"""
+KINDS = """[trainer]
+kind = "weighted-loss"
+[[trainer.callbacks]]
+kind = "ema"
+
+[datasets.train]
+kind = "terrain"
+
+[model.optimizer]
+kind = "SGD"
+\n"""
 
 
 class Server:
@@ -69,23 +80,38 @@ class Server:
     def offered(self, uri: str, line: int, column: int) -> list[str]:
         """Return the labels that are offered at a place."""
         place = {"line": line, "character": column}
-        found = self.ask("textDocument/completion", {"textDocument": {"uri": uri}, "position": place})
+        found = None
+        while found is None:  # it has not read the file yet
+            found = self.ask("textDocument/completion", {"textDocument": {"uri": uri}, "position": place})
         return [one["label"] for one in (found if isinstance(found, list) else found["items"])]
 
 
 @pytest.fixture
-def offered(schema_file: Path, tmp_path: Path) -> Iterator[Callable[[int], list[str]]]:
-    """Return what an editor offers at the end of a line of `SPEC`, whose first line is line 1."""
+def offered(schema_file: Path, tmp_path: Path) -> Iterator[Callable[[str, int], set[str]]]:
+    """Return what an editor offers at the end of a line of a spec, whose first line is line 1."""
     if TOMBI is None:
         pytest.skip("tombi, the TOML linter, is not installed: pip install tombi")
     server = Server(tmp_path)
-    text = f"#:schema {schema_file}\n{SPEC}"
-    uri = server.opened(text)
-    yield lambda line: server.offered(uri, line, len(text.splitlines()[line]))
+
+    def offer(spec: str, line: int) -> set[str]:
+        text = f"#:schema {schema_file}\n{spec}"
+        return set(server.offered(server.opened(text), line, len(text.splitlines()[line])))
+
+    yield offer
     server.process.kill()
     server.process.communicate()
 
 
 def test_an_editor_completes_keys_of_a_table_and_kinds_of_a_role(offered):
-    assert {"max_epochs", "max_updates", "max_samples"} <= set(offered(4))
-    assert {'"cnn"', '"mlp"'} <= set(offered(6))
+    assert {"max_epochs", "max_updates", "max_samples"} <= offered(SPEC, 4)
+    assert {'"cnn"', '"mlp"'} <= offered(SPEC, 6)
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "of_others"),
+    [(5, "model_paths", "patience"), (8, "max_samples", "delimiter"), (11, "nesterov", "betas")],
+)
+def test_keys_of_other_kinds_are_not_offered_even_while_required_ones_are_missing(offered, line, own, of_others):
+    found = offered(KINDS, line)
+    assert own in found
+    assert of_others not in found

@@ -85,6 +85,14 @@ def test_a_csv_trains_and_predicts_in_its_units(init, noether_command):
     assert '"wood" in row 1 below the header' in ended.err
 
 
+@pytest.mark.parametrize(("least", "said", "methods"), [(1e-4, "as logarithm", [None, "log"]), (0.0, "target", [None])])
+def test_a_target_above_0_over_powers_of_ten_is_learned_as_its_logarithm(init, least, said, methods):
+    rows = [[number % 7, least + (number / 60) ** 8] for number in range(60)]
+    spec, told = init("--data", write("wide.csv", rows, ["a", "b"]), "--targets", "b")
+    assert [table.get("method") for table in spec["transforms"]] == methods
+    assert told.splitlines()[2].endswith(said)
+
+
 def test_a_target_of_texts_is_a_classification_whose_predictions_have_names(init, noether_command):
     draw = random.Random(0)
     rows = [[draw.gauss(3 * kind, 1), draw.gauss(kind, 1), "abc"[kind]] for kind in range(3) for _ in range(20)]
@@ -179,6 +187,15 @@ def test_arrays_on_disk_stay_there(init, noether_command, suffix):
     assert len(rows_of("p.csv")) == 40
 
 
+def test_an_archive_may_hold_more_than_samples(init):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    np.savez("data.npz", x=x, y=x[:, :1], scale=np.float64(3), edges=x[:7])
+    spec, _ = init("--data", "data.npz", "--targets", "y")
+    assert spec["trainer"]["forward_properties"] == ["x"]
+    np.savez("texts.npz", x=x, y=x[:, :1], names=np.array(["a"] * 40))
+    init("--data", "texts.npz", "--targets", "y", "--inputs", "x", name="texts.toml")
+
+
 @pytest.fixture
 def pets(workplace):
     image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'noether-train[images]'")
@@ -223,6 +240,9 @@ def test_targets_of_images_come_from_the_table_beside_them(init, noether_command
         ("x,y\n" + "mm,2\n" + "1,2\n" * 9, ["--targets", "y"], "x (numbers and text in one column)"),
         ("x,y\n" + "1,2 kN\n" * 9, ["--targets", "y"], "'y' of data.csv cannot be used: numbers with units"),
         ("x,x,y\n" + "1,1,2\n" * 9, ["--targets", "y"], "its name is in the header twice"),
+        ("x,y\n" + "1,ok\n2,ok\n" * 9, ["--targets", "y"], "nothing to predict in 'y': found one value"),
+        ("x,y\n" + f"{2**60},2\n3,4\n" * 9, ["--targets", "y"], "x (integers beyond 2**53"),
+        ("x,y\n" + "1e200,2\n3,4\n" * 9, ["--targets", "y"], "numbers beyond 1e150"),
     ],
 )
 def test_a_table_without_a_spec_is_refused_with_the_reason(refusal, text, options, told):
@@ -244,6 +264,17 @@ def test_a_cut_image_is_named_and_no_spec_is_written(refusal, pets):
     path = pets / "cat/03.png"
     path.write_bytes(path.read_bytes()[:70])
     assert "pets/cat/03.png cannot be read as an image" in refusal("--data", "pets")
+
+
+def test_images_that_could_not_be_trained_on_are_refused_before_a_spec_is_written(refusal, pets):
+    (pets / "cat/03.png").rename(pets / "loose.png")
+    assert "loose.png lies in no folder of a class" in refusal("--data", "pets")
+    (pets / "labels.csv").write_text("file,angle\ngone.png,1\n")
+    assert "no image 'gone.png'" in refusal("--data", "pets")
+    (pets / "labels.csv").write_text("file,angle\nloose.png,1.5\ncat/04.png,\n")
+    assert "angle (1 missing)" in refusal("--data", "pets")
+    assert "missing values in 'angle'" in refusal("--data", "pets", "--targets", "angle")
+    assert "are the input" in refusal("--data", "pets", "--inputs", "angle")
 
 
 def test_images_without_classes_are_refused(refusal, pets):

@@ -94,6 +94,17 @@ def test_a_wrong_range_is_an_error_of_usage(project: Path, noether_command: Comm
     assert noether_command("lr-find", "tiny.toml", *arguments).code == 2
 
 
+def test_memory_that_runs_out_during_the_test_is_one_error(project: Path, noether_command: Command) -> None:
+    (project / "noether_plugin.py").write_text(
+        "import noether\n\n\n@noether.hookimpl\ndef before_optimizer_step(update_counter):\n"
+        "    raise RuntimeError('CUDA out of memory')\n"
+    )
+    found = noether_command("lr-find", "tiny.toml", "-p", "noether_plugin")
+    assert found.code == 1
+    assert found.err.startswith("error: training failed: ")
+    assert "Traceback" not in found.err
+
+
 def test_a_file_of_the_user_is_never_replaced(project: Path, noether_command: Command) -> None:
     (project / "mine.toml").write_text("name = 'mine'\n")
     for verb in ("lr-find", "batch-find"):
@@ -101,6 +112,16 @@ def test_a_file_of_the_user_is_never_replaced(project: Path, noether_command: Co
         assert found.code == 2
         assert "mine.toml" in found.err
     assert (project / "mine.toml").read_text() == "name = 'mine'\n"
+
+
+@pytest.mark.parametrize("out", ["made", "tiny.toml/x.toml"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    project: Path, noether_command: Command, out: str
+) -> None:
+    (project / "made").mkdir()
+    found = noether_command("lr-find", "tiny.toml", "--out", out)
+    assert (found.code, found.out) == (2, "")
+    assert f"cannot write {out}: " in found.err
 
 
 def test_values_that_no_file_can_hold_are_printed_as_options(project: Path, noether_command: Command) -> None:
@@ -119,8 +140,3 @@ def test_a_batch_size_is_found_and_the_printed_command_trains_with_it(project: P
     ran = noether_command(*printed_command(found), "--run-id", "r", "--quiet")
     assert ran.code == 0, ran.err
     assert {path.name for path in (project / "runs").iterdir()} == {"r"}
-
-
-def test_no_batch_is_larger_than_the_training_set(project: Path, noether_command: Command) -> None:
-    found = noether_command("batch-find", "tiny.toml", "--seconds", "0.01", "--largest", "1000", "--json")
-    assert max(one["size"] for one in json.loads(found.out)["sizes"]) <= 48

@@ -96,10 +96,24 @@ def test_the_metric_is_that_of_the_run_with_its_best_value_beside(ended) -> None
 def test_the_printed_commands_are_runs_with_the_best_values(ended, monkeypatch, noether_command: Command) -> None:
     folder, command = ended
     monkeypatch.chdir(folder)
-    printed = [line.split()[2:] for line in command.out.splitlines() if line.startswith("  noether run")]
+    printed = [line.split()[2:] for line in command.out.splitlines() if line.startswith("  noether run ")]
     assert printed == [["tiny.toml", "-s", "model.optimizer.lr=0.05"], ["runs/tiny.sweep/best.toml"]]
+    assert "\n  noether eval runs/tiny-002" in command.out
     for arguments in printed:
         assert "lr = 0.05" in noether_command("spec", "resolve", *arguments).out
+
+
+def test_the_printed_report_is_one_page_of_the_sweep(ended, monkeypatch, noether_command: Command) -> None:
+    folder, command = ended
+    monkeypatch.chdir(folder)
+    printed = [line.split()[1:] for line in command.out.splitlines() if line.startswith("  noether runs report")]
+    assert printed == [["runs", "report", "runs/tiny.sweep"]]
+    assert noether_command(*printed[0]).code == 0
+    page = Path("tiny.sweep.report.html").read_text()
+    assert page.index("tiny-002") < page.index("tiny-001") < page.index("tiny-003")
+    assert "tiny-003: " in page and "method = grid" in page
+    again = noether_command("runs", "report", "tiny.sweep", "tiny-001")
+    assert again.code == 2 and "help: noether runs report runs/tiny.sweep" in again.err
 
 
 def test_what_has_ended_is_not_run_again(ended, monkeypatch, noether_command: Command) -> None:
@@ -211,11 +225,13 @@ def after_update(update_counter):
 """
 
 
-def test_a_sweep_that_is_killed_stops_its_trial_with_a_checkpoint(project: Path, command_in: Command) -> None:
+def test_a_sweep_that_is_killed_stops_its_trial_with_a_checkpoint(
+    project: Path, command_in: Command, noether_command: Command
+) -> None:
     (project / "noether_plugin.py").write_text(KILLER.format(victim="os.getppid()"))
     write_sweep(project, '[plugins]\nuse = ["noether_plugin"]\n\n[sweep]\n"model.optimizer.lr" = [0.1]\n')
     assert command_in(project, "sweep", "tiny.toml").code == -signal.SIGKILL
-    again = command_in(project, "sweep", "tiny.toml")
+    again = noether_command("sweep", "tiny.toml")
     assert again.code == 0, again.err
     assert attempts_of(project, "tiny-001") == ["KILLED", "FINISHED"]
     log = (project / "runs/tiny-001/log.txt").read_text()

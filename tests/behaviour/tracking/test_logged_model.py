@@ -41,7 +41,7 @@ def trained(database, tiny_spec, run):
         fixed = {"trackers": trackers, "trainer.callbacks": CALLBACKS, "transforms": NORMALIZED}
         outcome = run({**fixed, **(changes or {})})
         client = MlflowClient(tracking_uri=f"sqlite:///{database}")
-        experiment = client.get_experiment_by_name("tiny").experiment_id
+        experiment = client.get_experiment_by_name((changes or {}).get("name", "tiny")).experiment_id
         (found,) = client.search_runs([experiment], max_results=1)
         return outcome, client, found
 
@@ -49,12 +49,12 @@ def trained(database, tiny_spec, run):
 
 
 def test_the_logged_model_predicts_in_physical_units_in_another_process(trained, tmp_path, capfd):
-    outcome, client, run = trained(log_model=True, register_as="tiny-model")
+    outcome, client, run = trained({"name": "tiny.v2"}, log_model=True, register_as="tiny-model")
     assert outcome.status == "FINISHED"
     assert "artifacts" not in capfd.readouterr().err  # MLflow's progress bars would stand in the run's output
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
-    assert (model.name, str(model.status), output.step) == ("tiny", "READY", 12)
+    assert (model.name, str(model.status), output.step) == ("tiny_v2", "READY", 12)
     (version,) = client.search_model_versions("name = 'tiny-model'")
     assert output.model_id in version.source
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from noether.core.models.base import ModelBase
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 from noether.testing import RecordingDevice, make_data, make_model, make_trainer
 from noether.training.forms import choose
 from noether.training.trainers.base import BaseTrainer

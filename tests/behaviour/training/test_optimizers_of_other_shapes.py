@@ -13,7 +13,7 @@ import noether
 from noether.checkpoint.paths import checkpoint_folders
 from noether.data.randomness import permutation
 from noether.errors import SpecError
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 
 OFFLINE_LOSS = {"kind": "offline-loss", "every_n_updates": 1, "dataset_key": "test"}
 LBFGS = {"kind": "LBFGS", "lr": 0.5, "max_iter": 4, "line_search_fn": "strong_wolfe"}

@@ -12,7 +12,7 @@ from safetensors.torch import load
 import noether
 from noether.checkpoint.paths import checkpoint_folders
 from noether.errors import SpecError, TrainingError
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 
 SGD = {"kind": "SGD", "lr": 0.05, "momentum": 0.9}
 FROZEN = {"kind": "lab.thawing.Layers", "frozen": ["encoder.*"], "optimizer": SGD}

@@ -14,7 +14,7 @@ from noether.errors import SpecError, TrainingError
 from noether.runs.measure.profile import flops_of
 from noether.runs.plan.plan import make_plan
 from noether.runs.prepare import rehearsal
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 from noether.spec.load import load_spec
 from noether.testing import RecordingDevice
 

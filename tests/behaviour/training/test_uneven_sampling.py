@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from noether.runs.plan.plan import make_plan
-from noether.runs.verify.verify_resume import verify_resume
+from noether.runs.resume.verify_resume import verify_resume
 from noether.spec.load import load_spec
 
 WAYS: dict[str, dict[str, Any]] = {

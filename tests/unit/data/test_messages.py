@@ -49,8 +49,8 @@ class OneBuffer(Uneven):
         return {"x": self.x.fill_(index)}
 
 
-def normalize(name: str) -> Normalize:
-    return Normalize(NormalizeConfig(kind="normalize", properties=[name]))
+def normalize(name: str, method: str = "mean-std") -> Normalize:
+    return Normalize(NormalizeConfig(kind="normalize", properties=[name], method=method))
 
 
 def test_messages(golden: Any, tmp_path: Path) -> None:
@@ -161,6 +161,7 @@ def of_transforms() -> dict[str, Any]:
         ),
         "no samples": lambda: normalize("x").fit(InMemoryDataset({"x": torch.empty(0)})),
         "NaN": lambda: normalize("x").fit(InMemoryDataset({"x": torch.tensor([torch.nan])})),
+        "a number without a logarithm": lambda: normalize("x", "log").fit(InMemoryDataset({"x": torch.zeros(1)})),
         "a transform that is not fitted": lambda: normalize("x")({"x": torch.ones(2)}),
         "statistics of another property": lambda: normalize("x").load_state_dict({"y/shift": torch.ones(())}),
     }

@@ -64,6 +64,22 @@ def test_min_max_puts_each_component_between_zero_and_one() -> None:
     assert fitted(values, "min-max")({"x": values})["x"].tolist() == [[0, 0], [0.5, 0.5], [1, 1]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numbers_over_powers_of_ten_come_back_from_their_logarithm_each_as_exactly(dtype: torch.dtype) -> None:
+    values = torch.logspace(-6, 6, 13, dtype=dtype)[:, None]
+    transform = fitted(values, "log")
+    result = transform({"x": values})["x"]
+    torch.testing.assert_close(result.diff(dim=0), result[1:2].expand(12, 1) - result[:1], rtol=1e-4, atol=0)
+    assert result.std(correction=0).item() == pytest.approx(1)
+    torch.testing.assert_close(transform.inverse("x", result), values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0])
+def test_a_number_without_a_logarithm_is_refused_before_training(wrong: float) -> None:
+    with pytest.raises(DataError, match=r"found (0|-1) in the training set"):
+        fitted(torch.tensor([[1.0], [wrong]]), "log")
+
+
 def test_channels_of_an_image_have_statistics_of_their_own() -> None:
     images = torch.stack([torch.full((8, 4, 4), 2.0), torch.rand(8, 4, 4) * 50], dim=1)
     result = fitted(images, per="channel")({"x": images})["x"]

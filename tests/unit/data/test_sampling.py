@@ -201,3 +201,11 @@ def test_evaluation_passes_stay_as_they_are() -> None:
     assert isinstance(training, TaggedIndices)
     assert torch.bincount(training.indices, minlength=4)[3] == 2
     assert evaluation.indices.tolist() == [0, 1, 2, 3]
+
+
+def test_a_resolved_table_of_sampling_is_valid_and_pool_belongs_to_buckets() -> None:
+    for kind in ("weighted", "balanced", "buckets"):
+        table = SamplingTable.model_validate({"kind": kind, "by": "w"})
+        assert SamplingTable.model_validate(table.model_dump()) == table
+    with pytest.raises(ValueError, match="pool is an option of buckets"):
+        SamplingTable.model_validate({"kind": "balanced", "by": "w", "pool": 7})

@@ -155,9 +155,18 @@ def test_groups_that_are_too_few_for_the_parts_are_refused() -> None:
         parts_of(9, torch.tensor([0, 1, 2] * 3), split_by="g", folds=4, fold=0)
 
 
+def test_a_group_that_is_most_of_the_data_is_trained_on() -> None:
+    codes = torch.tensor([0] * 90 + [1, 2, 3, 4, 5, 6, 7])
+    for seed in range(5):
+        parts = parts_of(97, codes, seed, split_by="g", validation_fraction=0.15)
+        assert 0 in parts["train"]
+
+
 def test_a_part_without_samples_is_refused() -> None:
     with pytest.raises(DataError, match='found 2, of which split = "test" gets none'):
         parts_of(2)
+    with pytest.raises(DataError, match="too few samples for folds = 10: found 9"):
+        parts_of(9, folds=10, fold=0)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.paths import PathProvider
-from noether.runs.checkpoints.listing import find_checkpoint
 from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import RunFolder, checked_run_id, find_run
 from noether.runs.launch import run
 from noether.runs.mirror.fetch import fetch_run
 from noether.runs.mirror.store import Store
 from noether.runs.outcome import check_expectations
+from noether.runs.results.checkpoints import find_checkpoint
 from noether.runs.resume.changes import require_same_mathematics
 from noether.runs.resume.resume import resume
 from noether.runs.saved_spec import read_saved_spec

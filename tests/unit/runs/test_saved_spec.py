@@ -12,7 +12,7 @@ import pytest
 
 from noether.checkpoint.paths import PathProvider
 from noether.errors import SpecError, UsageError
-from noether.runs.checkpoints.listing import prune_run
+from noether.runs.results.checkpoints import prune_run
 from noether.runs.resume.resume import preview, resume
 from noether.runs.saved_spec import has_saved_spec, load_saved_spec, read_saved_spec, write_saved_spec
 from noether.runs.tracking.sync import sync_trackers

@@ -84,8 +84,17 @@ def test_the_name_may_be_left_out_but_not_the_model(schema):
 
 
 def test_a_file_that_extends_another_may_say_parts_of_components(definitions):
-    assert "required" not in definitions["callback.part"]
-    assert {"stop_at", "every_n_epochs"} <= definitions["callback.part"]["properties"].keys()
+    *_, without_kind, _ = definitions["callback.part"]["oneOf"]
+    assert "required" not in without_kind
+    assert {"stop_at", "every_n_epochs"} <= without_kind["properties"].keys()
+    assert definitions["callback.part.stop"]["required"] == ["kind"]
+
+
+def test_a_kind_says_what_it_is_and_where_it_is_from(definitions):
+    kind = definitions["callback.stop"]["properties"]["kind"]
+    summary, _, origin = kind["description"].rpartition(" From ")
+    assert summary == definitions["callback.stop"]["description"]
+    assert origin
 
 
 def test_no_option_is_null_as_toml_has_none(schema):

@@ -134,6 +134,7 @@ def test_values_become_arguments_of_the_command_line() -> None:
         ({LR: {"uniform": [2.0, 1.0]}, "settings": {"trials": 2}}, ["wrong-value"]),
         ({LR: {"int_uniform": [1.5, 2]}, "settings": {"trials": 2}}, ["wrong-value"]),
         ({LR: {"uniform": [1.0]}, "settings": {"trials": 2}}, ["wrong-value"]),
+        ({"output": ["a", "b"], "sweep.settings.name": ["a", "b"]}, ["conflicting-keys"] * 2),
         ({LR: {"uniform": [1.0, 2.0], "choice": [3]}}, ["wrong-type"]),
         ({LR: {"choice": []}}, ["wrong-type"]),
         ({"a..b": [1]}, ["unknown-path"]),

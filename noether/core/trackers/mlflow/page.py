@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -166,6 +167,7 @@ _MODEL_TAG = "noether.logged_model"
 """Tag of a run: update and id of the model that it has logged last."""
 _LARGEST_EXAMPLE = 100_000
 """Numbers of an example, which MLflow keeps as text."""
+_FORBIDDEN = re.compile(r"""[/:.%"']""")  # in the name of a logged model, says MLflow
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -196,7 +198,11 @@ def _upload(client: MlflowClient, experiment_id: str, run_id: str, model: Packed
     from mlflow.entities import LoggedModelOutput
 
     made = client.create_logged_model(
-        experiment_id, name=model.name, source_run_id=run_id, tags=dict(model.facts), model_type="noether"
+        experiment_id,
+        name=_FORBIDDEN.sub("_", model.name),
+        source_run_id=run_id,
+        tags=dict(model.facts),
+        model_type="noether",
     )
     model_id = str(made.model_id)
     try:

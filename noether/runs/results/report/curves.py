@@ -79,7 +79,8 @@ class Curve:
         finite = value[np.isfinite(value)]
         self.points += len(value)
         self.non_finite += len(value) - len(finite)
-        self.total += float(finite.sum())
+        with np.errstate(over="ignore"):
+            self.total += float(finite.sum())
         self._chunks.append((update, value))
         self._held += len(value)
         if self._held > _FULL:

@@ -14,7 +14,7 @@ from noether.checkpoint.untrusted import parse_json
 from noether.errors import StorageError
 from noether.metrics.results import RESULTS, Result, results_in
 
-_PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n"
 _MOST_BINS, _MOST_ROWS, _MOST_COLUMNS, _MOST_TABLES = 400, 50, 20, 40
 _HISTOGRAM_BYTES = 300_000
 _ERRORS = (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -101,7 +101,7 @@ def _chosen(found: Sequence[tuple[int, Path, Result]], budget: int, read: Any, m
 
 def _figure(folder: Path, result: Result) -> dict[str, Any]:
     data = result.read(folder)
-    if not data.startswith(_PNG):
+    if not data.startswith(PNG):
         raise ValueError(f"{result.file} is not a PNG file")
     return {"png": base64.b64encode(data).decode()}
 

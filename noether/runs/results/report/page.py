@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,13 +23,13 @@ from noether.runs.results.report import sections
 from noether.runs.results.report.charts import GROUPS, MOST_CHARTS, charts_of, clock_of, single_values
 from noether.runs.results.report.curves import MOST_KEYS, Curves, read_curves
 from noether.runs.results.report.media import Media, media_of
-from noether.runs.results.summary import RunState, RunSummary, summary_of
+from noether.runs.results.summary import RunState, RunSummary, summary_of, told_apart
 
 _LOG = logging.getLogger("noether.tracking")
 MOST_BYTES = 5_000_000
 _MOST_AT_THE_END = 16_000_000
 """Bytes of `metrics.jsonl` up to which the end of a run makes the report for trackers: half a second of one core."""
-_BUDGETS = ((140_000, 1_700_000), (40_000, 300_000), (8_000, 0))
+BUDGETS = ((140_000, 1_700_000), (40_000, 300_000), (8_000, 0))
 """Points of all curves, and bytes of all figures, that are tried in turn until the page is small enough."""
 _PLACEHOLDER = re.compile(r"\{\{([a-z]+)\}\}")
 
@@ -44,9 +44,20 @@ def report_of(runs: Sequence[PathProvider], *, status: RunState | None = None, e
         status: The end of a run that this process has not left yet; None for what its folder says.
         error: Reason for this end.
     """
-    summaries = [summary_of(paths) for paths in runs]
+    summaries = told_apart([summary_of(paths) for paths in runs])
     if status is not None:
         summaries = [replace(summary, status=status, error=error) for summary in summaries]
+    curves, problems = curves_of(runs)
+    page = b""
+    for points, figures in BUDGETS:
+        page = _page(summaries, curves, media_of(runs, figures), points, problems)
+        if len(page) <= MOST_BYTES:
+            break
+    return page
+
+
+def curves_of(runs: Sequence[PathProvider]) -> tuple[list[Curves], list[str]]:
+    """Return the curves of runs, and a line on each run whose metrics cannot be read."""
     curves, problems = [], []
     for paths in runs:
         try:
@@ -54,12 +65,7 @@ def report_of(runs: Sequence[PathProvider], *, status: RunState | None = None, e
         except (NoetherError, OSError, ValueError) as error:
             curves.append(Curves())
             problems.append(f"The metrics of {paths.run_id} cannot be read: {error}")
-    page = b""
-    for points, figures in _BUDGETS:
-        page = _page(summaries, curves, media_of(runs, figures), points, problems)
-        if len(page) <= MOST_BYTES:
-            break
-    return page
+    return curves, problems
 
 
 def report_for_trackers(paths: PathProvider, status: RunState, error: str | None) -> bytes | None:
@@ -100,17 +106,41 @@ def write_report(runs: Sequence[PathProvider], out: Path) -> int:
 def _page(
     runs: Sequence[RunSummary], curves: Sequence[Curves], media: Media, points: int, problems: Sequence[str]
 ) -> bytes:
-    charts, most = charts_of(curves, points)
+    drawn = charts_of(curves, points)
     parts = {
-        "results": ("Results", sections.results(runs)),
-        "curves": ("Curves", _curves(runs, curves, charts, most, problems)),
-        "time": ("Time by part", sections.time_parts(runs, curves)),
+        "results": ("Results", sections.results(runs) + sections.evaluated_again(runs)),
+        "curves": ("Curves", curves_part(runs, curves, *drawn, problems)),
+        "time": ("Time by part", sections.time_parts(runs, curves) + sections.callback_costs(runs)),
         "media": ("Figures and tables", _media(media, runs)),
-        "spec": ("Spec", sections.spec(runs, _toml)),
+        "spec": ("Spec", sections.spec(runs, toml_text)),
         "environment": ("Environment", sections.environment(runs)),
         "values": ("Other values", sections.single(single_values(curves), runs)),
         "next": ("How to go on", sections.commands(runs)),
     }
+    title = runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs"
+    return filled(title, sections.header(runs), parts, runs, curves, drawn[0], media.shown)
+
+
+def filled(
+    title: str,
+    header: str,
+    parts: Mapping[str, tuple[str, str]],
+    runs: Sequence[RunSummary],
+    curves: Sequence[Curves],
+    charts: Sequence[Any],
+    media: Sequence[Any] = (),
+) -> bytes:
+    """Return a page.
+
+    Args:
+        title: Title of its window.
+        header: HTML above its parts.
+        parts: Title and HTML of each part by its name; those without HTML are left out.
+        runs: Runs whose curves are drawn.
+        curves: Their curves.
+        charts: The charts of these curves, see `charts_of`.
+        media: Figures and histograms.
+    """
     shown = {name: part for name, part in parts.items() if part[1]}
     data = {
         "runs": [
@@ -119,11 +149,12 @@ def _page(
         ],
         "groups": GROUPS,
         "charts": charts,
-        "media": media.shown,
+        "media": list(media),
     }
-    return _filled(
-        header=sections.header(runs),
-        title=sections.text(runs[0].run_id if len(runs) == 1 else f"{len(runs)} runs", 200),
+    return _in_template(
+        header=header,
+        title=sections.text(title, 200),
+        first=next(iter(shown)),
         navigation="".join(f'<a href="#{name}">{title}</a>' for name, (title, _) in shown.items()),
         sections="\n".join(
             f'<section class="part" id="{name}"><h2>{title}</h2>{body}</section>'
@@ -135,7 +166,7 @@ def _page(
     )
 
 
-def _curves(
+def curves_part(
     runs: Sequence[RunSummary], curves: Sequence[Curves], charts: Sequence[Any], most: int, problems: Sequence[str]
 ) -> str:
     """Return the place of the charts, with a line on everything that they do not show."""
@@ -175,7 +206,8 @@ def _media(media: Media, runs: Sequence[RunSummary]) -> str:
     return places + sections.tables(media, runs) + said
 
 
-def _toml(tables: Any) -> str:
+def toml_text(tables: Any) -> str:
+    """Return tables as TOML."""
     import tomli_w
 
     return tomli_w.dumps(tables)
@@ -187,7 +219,7 @@ def _embedded(data: Any) -> str:
     return body.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _filled(**values: str) -> bytes:
+def _in_template(**values: str) -> bytes:
     """Return the page with these values in its places; what stands in a value is no place."""
     folder = files(__package__)
     style, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))

@@ -6,12 +6,17 @@ import html
 import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from noether.checkpoint.paths import shown_path
+from noether.checkpoint.untrusted import names_inside
+from noether.config.metric_facts import is_evaluation
 from noether.config.secrets import remember_password_in, withheld
-from noether.runs.folder.run_folder import read_run
+from noether.errors import NoetherError
+from noether.metrics.metrics_file import MetricsFile
+from noether.runs.folder.run_folder import CALLBACKS, EVALUATIONS, read_run
 from noether.runs.results.report.charts import PARTS, importance
 from noether.runs.results.report.curves import Curves
 from noether.runs.results.report.media import Media
@@ -23,6 +28,7 @@ _NONE = "-"
 _LONGEST = 2000  # characters of a text in a cell
 _LONGEST_SPEC = 150_000  # characters of the spec in a report
 _ERROR = 4000
+_MOST_EVALUATIONS = 8
 
 
 def plain(value: object, most: int = _LONGEST) -> str:
@@ -51,9 +57,9 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
 
 
-def run_name(number: int, name: str) -> str:
-    """Return the name of a run with its colour."""
-    return f'<span class="run k{number % 8}">{text(name, 200)}</span>'
+def run_name(number: int | None, name: str) -> str:
+    """Return the name of a run with its colour; without one, in the same place, for None."""
+    return f'<span class="run{"" if number is None else f" k{number % 8}"}">{text(name, 200)}</span>'
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], numeric: Sequence[int] = ()) -> str:
@@ -101,7 +107,7 @@ def header(runs: Sequence[RunSummary]) -> str:
 
 
 def _facts(run: RunSummary) -> dict[str, str]:
-    created = datetime.fromtimestamp(_time(run.created), UTC) if _time(run.created) else None
+    created = datetime.fromtimestamp(time_in(run.created), UTC) if time_in(run.created) else None
     parameters = run.metrics.get("model/parameters")
     return {
         "Started (UTC)": f"{created:%Y-%m-%d %H:%M}" if created else _NONE,
@@ -168,6 +174,26 @@ def _result_cells(one: Evaluated, *, is_best: bool) -> list[str]:
     return [f"{number(one.final)}{at}", best, f'<span class="at">{means}</span>', checkpoint]
 
 
+def evaluated_again(runs: Sequence[RunSummary]) -> str:
+    """Return a table of what `noether eval` kept in the folder of a single run; empty if there is nothing."""
+    found: dict[str, Mapping[str, float]] = {}
+    names: list[str] = []
+    with suppress(OSError):  # a link
+        folder = runs[0].paths.run_path / EVALUATIONS
+        names = names_inside(folder.parent, folder) if len(runs) == 1 else []
+        for name in names[:_MOST_EVALUATIONS]:
+            with suppress(OSError, NoetherError):
+                records = MetricsFile(folder / name / "metrics.jsonl", folder.parent).read(skips_damaged=True)
+                found[name] = {key: value for one in records for key, value in one.metrics.items()}
+    keys = sorted({key for values in found.values() for key in values if is_evaluation(key)}, key=importance)[:100]
+    shown = {name: values for name, values in found.items() if values.keys() & set(keys)}
+    rows = [("", [text(key, 300), *(number(values.get(key)) for values in shown.values())]) for key in keys]
+    head = ["Metric", *(f"<code>{text(name, 200)}</code>" for name in shown)]
+    more = f", {_MOST_EVALUATIONS} of {len(names)} evaluations" if len(names) > _MOST_EVALUATIONS else ""
+    title = f'<h3 class="group">Checkpoints evaluated afterwards{more}</h3>'
+    return f"{title}{table(head, rows, range(1, len(head)))}" if rows else ""
+
+
 def time_parts(runs: Sequence[RunSummary], curves: Sequence[Curves]) -> str:
     """Return a bar for each run with the shares of the parts of an update; empty if nothing was measured."""
     bars = []
@@ -195,6 +221,32 @@ def _bar(means: Mapping[str, float], total: float) -> str:
         f'<svg class="share" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(pieces)}</svg>'
     )
     return f'{drawn}<ul class="shares">{"".join(names)}</ul>'
+
+
+def callback_costs(runs: Sequence[RunSummary]) -> str:
+    """Return the table of callbacks in rounds with an evaluation, over all attempts; empty if none was timed."""
+    rows = []
+    for place, run in enumerate(runs):
+        costs: dict[str, list[float]] = {}
+        for attempt in run.attempts:
+            recorded = attempt.record.get(CALLBACKS)
+            for name, cost in recorded.items() if isinstance(recorded, dict) else ():
+                if isinstance(cost, list) and [*map(time_in, cost)] == cost and len(cost) == 2:
+                    known = costs.setdefault(name, [0.0, 0.0])
+                    known[:] = known[0] + cost[0], known[1] + cost[1]
+        own = [run_name(place, run.run_id)] if len(runs) > 1 else []
+        for name, (calls, seconds) in sorted(costs.items(), key=lambda one: -one[1][1])[:100]:
+            each = f"{1000 * seconds / max(calls, 1):.1f}"
+            rows.append(("", [text(name, 200), *own, number(calls), f"{seconds:.2f}", each]))
+    head = [
+        "Callback, in rounds with an evaluation",
+        *(["Run"] if len(runs) > 1 else []),
+        "Times",
+        "Seconds",
+        "ms each",
+    ]
+    title = '<h3 class="group">Time of callbacks</h3>'
+    return f"{title}{table(head, rows, range(len(head) - 3, len(head)))}" if rows else ""
 
 
 def tables(media: Media, runs: Sequence[RunSummary]) -> str:
@@ -279,14 +331,15 @@ def environment(runs: Sequence[RunSummary]) -> str:
 
 
 def _attempt_cells(place: int, status: str, record: Mapping[str, Any]) -> list[str]:
-    started, ended = _time(record.get("started")), _time(record.get("ended"))
+    started, ended = time_in(record.get("started")), time_in(record.get("ended"))
     begun = f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M}" if started else _NONE
     time = duration(max(0.0, ended - started)) if started and ended else _NONE
     continued = record.get("resumed_from") or _NONE
     return [str(place), badge(status), begun, time, text(continued, 100), text(record.get("reason") or "", 300)]
 
 
-def _time(value: Any) -> float:
+def time_in(value: Any) -> float:
+    """Return a number of seconds of a record; 0 for anything else."""
     return float(value) if type(value) in (int, float) and 0 <= value < 1 << 36 else 0.0
 
 
@@ -310,7 +363,11 @@ def commands(runs: Sequence[RunSummary]) -> str:
             )
             found["Export the weights"] = f"noether checkpoint export {names[0]}{option}"
         found["See the run in the terminal"] = f"noether runs show {names[0]}"
-    found["Make this page again"] = f"noether runs report {' '.join(names)}"
+    return command_list(found | {"Make this page again": f"noether runs report {' '.join(names)}"})
+
+
+def command_list(found: Mapping[str, str]) -> str:
+    """Return commands by their purpose, each with a button that copies it."""
     copy = '<button type="button" class="copy" hidden>copy</button>'
     rows = (
         f"<div><dt>{title}</dt><dd><code>{text(command)}</code></dd>{copy}</div>" for title, command in found.items()

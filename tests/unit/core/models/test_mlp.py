@@ -50,6 +50,13 @@ def test_inputs_are_taken_by_name_whatever_their_order() -> None:
     assert torch.equal(model(a=a, b=b)["y"], model(b=b, a=a)["y"])
 
 
+@pytest.mark.parametrize("names", [["a"], ["a", "b"]])
+def test_whole_numbers_are_inputs_like_others(names: list[str]) -> None:
+    model = mlp(hidden=[4], in_features=dict.fromkeys(names, 2), out_features={"y": 1})
+    whole = {name: torch.tensor([[1, 2], [3, 4]]) for name in names}
+    assert torch.equal(model(**whole)["y"], model(**{name: values.float() for name, values in whole.items()})["y"])
+
+
 def test_hidden_layers_are_those_of_the_config() -> None:
     model = mlp(hidden=[5, 7], activation="tanh", dropout=0.5, in_features={"x": 3}, out_features={"y": 2})
     kinds = [type(layer) for layer in model.layers]

@@ -89,6 +89,15 @@ def test_an_image_that_a_table_lists_and_a_folder_lacks_is_named_with_its_row(fo
     assert "row 2 below the header" in message
     (folder / "labels.csv").write_text("file,angle\ncat/0.png,10\ncat/0.png,20\n")
     assert "twice, in rows 1 and 2" in refusal(folder, targets=str(folder / "labels.csv"))
+    (folder / "labels.csv").write_text("file,angle\ncat/0.png,10\n./cat/0.png,20\n")
+    assert "twice, in rows 1 and 2" in refusal(folder, targets=str(folder / "labels.csv"))
+
+
+def test_a_linked_folder_is_a_class_and_a_circle_of_links_ends(folder: Path) -> None:
+    (folder / "fox").symlink_to(folder / "dog")
+    (folder / "dog/more/up").symlink_to(folder)
+    labels = images(folder, classes=[*CLASSES, "fox"]).__getitems__(list(range(15)))["label_target"]
+    assert labels.bincount().tolist() == [5, 5, 5]
 
 
 def test_a_cut_image_is_named_before_training(folder: Path) -> None:

@@ -35,7 +35,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_the_delimiter_is_found(path: Path, delimiter: str) -> None:
-    dataset = read(path, "\ufeffa,b\n1,2.5\n3,4\n".replace(",", delimiter))
+    text = "\ufeffa,b,c\n1,2.5,no\u2028line end\n3,4,x\n".replace(",", delimiter)
+    dataset = read(path, text, properties={"a": "a", "b": "b"})
     assert dataset.properties["b"].tolist() == [2.5, 4]
     assert dataset.properties["a"].tolist() == [1, 3]
 
@@ -80,6 +81,9 @@ def test_whole_numbers_that_turn_into_fractions_late_in_a_large_file_are_fractio
         (b"1.5,2\n3,4\n", "no header"),
         (b"a,b\n1,2\n1,2,3\n", "line 3: found 3, expected 2"),
         (b"a,b\n", "no samples"),
+        (b"a,b", "no samples: found a header alone"),
+        (b"a,b\n1,1_000\n2,2_000\n", "categories = {"),
+        (b"a,b\n1,2026-1-1\n2,2026-1-2\n", "write dates as 2026-01-31"),
         (b"a,b\n1,\n2,3\n4,NA\n", "found 2 of 3 rows without one, the first is row 1 below the header, then row 3"),
         (b"a,b\n1,2\n2,3\n4,about 3\n", '"about 3" in row 3 below the header among numbers'),
         (b"a,b\n1,2024-01-31\n2,2024-02-01\n", "split_time"),
@@ -92,6 +96,11 @@ def test_whole_numbers_that_turn_into_fractions_late_in_a_large_file_are_fractio
 )
 def test_what_cannot_be_read_is_said_with_its_place(path: Path, content: bytes, told: str) -> None:
     assert told in refusal(path, content)
+
+
+@pytest.mark.parametrize(("name", "told"), [("beam.csv.gz", "gunzip"), ("beam.txt", "rename"), ("beam.x", "disk")])
+def test_a_file_of_another_format_says_what_to_do(path: Path, name: str, told: str) -> None:
+    assert told in refusal(path.with_name(name), "a,b\n1,2\n")
 
 
 # Categories
@@ -200,4 +209,7 @@ def test_times_may_be_dates(path: Path) -> None:
 
 def test_times_that_are_texts_are_refused(path: Path) -> None:
     text = "day,x\n" + "".join(f"{number}.1.2024,{number}\n" for number in range(1, 29))
-    assert "'day'" in refusal(path, text, properties={"x": "x"}, split="test", split_time="day")
+    options = {"properties": {"x": "x"}, "split": "test", "split_time": "day"}
+    assert 'text "1.1.2024" in row 1' in (message := refusal(path, text, **options))
+    assert "or dates such as 2026-01-31" in message
+    assert "or dates" in refusal(path, "day,x\n" + "1,2\n" * 9, categories={"day": ["1"]}, **options)

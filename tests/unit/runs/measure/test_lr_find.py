@@ -6,9 +6,9 @@ from random import Random
 
 import pytest
 
+from noether.cli.find import Curve, lr_curve
 from noether.runs.measure.batch_find import BatchTest, Measured, _Bench, _on_accelerator, _on_cpu
-from noether.runs.measure.curve import Curve
-from noether.runs.measure.lr_find import FEWEST, diverges, noise_of, smooth, suggest
+from noether.runs.measure.lr_find import FEWEST, LrTest, diverges, noise_of, smooth, suggest
 
 RATES = [10 ** (-6 + 0.05 * place) for place in range(140)]
 
@@ -87,6 +87,14 @@ def test_a_sketch_leaves_out_what_is_not_finite() -> None:
     assert lines[0].split()[0] == "3"
 
 
+def test_divergence_leaves_the_sketch_instead_of_flattening_what_came_before() -> None:
+    losses = [*falling(1e-3)[:-3], 1e6, 1e9, 1e10]
+    curve = lr_curve(LrTest(RATES, losses, losses, "diverges", None, None, {}, "a test"))
+    *body, _, _ = curve.sketch(in_ascii=True)
+    assert sum("*" in line for line in body) > len(body) // 3
+    assert "e+" not in body[0]
+
+
 def test_a_picture_is_written(tmp_path: Path) -> None:
     Curve(RATES, falling(1e-3), "x", "y", "t", faint=falling(1e-3), marks={"a": 1e-3}).save(tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -116,6 +124,17 @@ def test_a_size_that_does_not_fit_is_cut_into_accumulation_steps() -> None:
     assert values == {"trainer.max_batch_size": 32}
 
 
+def test_no_batch_is_larger_than_the_training_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(bench: _Bench, loaded: int, *_: object) -> float:
+        bench._samples = 48
+        return 1.0 / loaded**0.5  # larger batches are always faster
+
+    monkeypatch.setattr(_Bench, "_train", train)
+    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1)  # type: ignore[arg-type, return-value]
+    assert "48" in bench.grow(8, 1000)
+    assert max(bench.measured) == 32
+
+
 def test_the_largest_size_that_fits_is_found_between_one_that_does_and_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -125,7 +144,7 @@ def test_the_largest_size_that_fits_is_found_between_one_that_does_and_one_that_
         return 1.0
 
     monkeypatch.setattr(_Bench, "_train", train)
-    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1, lambda measured: None)  # type: ignore[arg-type, return-value]
+    bench = _Bench(lambda limit: limit["trainer.effective_batch_size"], [], 0.1)  # type: ignore[arg-type, return-value]
     bench.has_memory = False
     bench.grow(64, 1024)
     fits = max(size for size, one in bench.measured.items() if one.rate is not None)

@@ -87,6 +87,18 @@ def test_a_value_that_is_no_number_makes_the_spread_unknown(made: Made) -> None:
     assert (found.verdict, found.is_better) == ("unknown", None)
 
 
+@pytest.mark.parametrize(
+    ("values", "mean"), [([1.7e308, 1.7e308], 1.7e308), ([1.7e308, -1.7e308], 0.0), ([math.inf, -math.inf], math.nan)]
+)
+def test_values_at_the_ends_of_the_numbers_have_a_mean(made: Made, values: list[float], mean: float) -> None:
+    (row,) = compared([*group(made, 0.1, values), *group(made, 0.2, [1.0, 2.0])]).rows
+    sample, difference = row.samples[0], row.differences[1]
+    assert sample is not None
+    assert difference is not None
+    assert sample.mean == pytest.approx(mean, nan_ok=True)
+    assert difference.verdict == ("beyond" if values[0] == values[1] else "unknown")
+
+
 def test_a_metric_that_one_group_lacks_has_no_difference(made: Made) -> None:
     runs = [("", made("a", {"lr": 1}, {KEY: 1.0})), ("", made("b", {"lr": 2}, {"mine": 1.0}))]
     assert [row.differences for row in compared(runs).rows] == [[None, None], [None, None]]

@@ -126,6 +126,10 @@ def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
+def _append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
 def _link(path: Path) -> None:
     path.rename(path.with_name("elsewhere"))
     path.symlink_to(path.with_name("elsewhere"))
@@ -139,6 +143,12 @@ def _link(path: Path) -> None:
         (lambda run: rewrite(run / "run.json", format=9), "format 9"),
         (lambda run: _cut(run / "spec.resolved.toml"), "spec.resolved.toml"),
         (lambda run: _link(run / "metrics.jsonl"), "link"),
+        (lambda run: _cut(run / "metrics.jsonl"), "1 damaged line:"),
+        (lambda run: _append(run / "metrics.jsonl", "garbage\n"), "1 damaged line:"),
+        (
+            lambda run: _append(run / "metrics.jsonl", '{"update": 3, "e{"update": 4, "metrics": {}}\n'),
+            "1 damaged line:",
+        ),
         (lambda run: _link(run / "checkpoints"), "link"),
         (lambda run: _link(run / "attempts"), "link"),
     ],
@@ -159,6 +169,7 @@ def test_a_folder_of_runs_is_listed_by_age_without_what_is_no_run(four_runs: Pat
     runs = Path(shutil.copytree(four_runs, tmp_path / "runs"))
     (runs / "notes").mkdir()
     (runs / "notes.txt").write_text("mine")
+    (runs / "again").symlink_to("lr0.01-seed0")
     found = summaries_in(runs)
     assert [one.run_id for one in found] == ["lr0.01-seed0", "lr0.01-seed1", "lr0.001-seed0", "lr0.001-seed1"]
     assert all(one.paths.run_path == find_run(one.run_id, runs).run_path for one in found)

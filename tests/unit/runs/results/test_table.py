@@ -63,10 +63,15 @@ def chosen(runs: list[RunSummary]) -> Callable[[str], list[str]]:
         ("trainer.callbacks.1.kind=checkpoint", ["narrow", "wide", "dropout"]),
         ("trainer.callbacks[a=b].kind=checkpoint", ["narrow", "wide", "dropout"]),
         ("status=FAILED", ["dropout"]),
+        ("status!=failed", ["narrow", "wide"]),
         ("updates>=10", ["narrow", "wide"]),
         ("id!=wide", ["narrow", "dropout"]),
         ("created<1990-01-01", ["narrow", "wide", "dropout"]),
         ("created>1990-01-01", []),
+        ("created=1970-01-01", ["narrow", "wide", "dropout"]),
+        ("created>1970", []),
+        ("created<1970-01-01 00:03:00", ["narrow"]),
+        ('model.kind="m l p"', []),
     ],
 )
 def test_a_condition_chooses_runs(chosen: Callable[[str], list[str]], condition: str, expected: list[str]) -> None:
@@ -85,6 +90,11 @@ def test_a_condition_chooses_runs(chosen: Callable[[str], list[str]], condition:
         ("model.hidden=[64", "a value in TOML"),
         ("model.kind<mlp", "a number after <"),
         ("created>3", "a date"),
+        ("created>=yesterday", "a date"),
+        ("created>=2026-01-01 or so", "a date"),
+        ("model.hidden>3", "stands for a number"),
+        ("seed=0 or seed=1", "one condition"),
+        ("status=done", "a status of a run"),
         ("model\x1b.x=1", "model\\x1b"),
     ],
 )

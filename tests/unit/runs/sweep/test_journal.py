@@ -1,5 +1,6 @@
 """The journal of a sweep: written at once, read back as it was, and never guessed at."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_a_pruned_trial_is_never_the_best(record: Record) -> None:
 def test_a_trial_that_the_table_has_no_more_is_never_the_best(record: Record) -> None:
     record.trials[4].wanted = False
     assert record.winner() is record.trials[1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"values": [1]}, {"number": "../x"}, {"final": "low"}, {"state": "odd"}, {"more": 1}]
+)
+def test_a_journal_with_a_trial_of_another_shape_is_damaged(tmp_path: Path, record: Record, change) -> None:
+    journal = Journal(tmp_path, "s")
+    with journal.locked():
+        journal.write(record)
+    body = json.loads((journal.folder / "sweep.json").read_text())
+    body["trials"][0] |= change
+    (journal.folder / "sweep.json").write_text(json.dumps(body))
+    with pytest.raises(StorageError, match="damaged"):
+        journal.read()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 1, "trials": 3}'])

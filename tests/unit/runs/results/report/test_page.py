@@ -21,6 +21,10 @@ from noether.metrics.results import Content, ResultsFile
 from noether.runs.folder.lock import RunLock
 from noether.runs.results.report import page
 from noether.runs.results.report.page import MOST_BYTES, report_of
+from noether.runs.results.report.sweep import _PLOTS, MOST_DRAWN, sweep_report
+from noether.runs.sweep.journal import FAILED, FINISHED, PRUNED, WAITING, Journal, Record
+from noether.runs.sweep.search import PLOTS
+from noether.spec.sweep import Objective
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>/ünï/{{data}}"
 PIXEL = base64.b64decode(
@@ -152,7 +156,7 @@ def test_figures_histograms_and_tables_are_shown(run: PathProvider) -> None:
 
 
 def test_figures_beyond_the_budget_are_left_out_with_a_line_that_says_so(run: PathProvider, monkeypatch: Any) -> None:
-    monkeypatch.setattr(page, "_BUDGETS", ((1000, 3 * len(PIXEL)),))
+    monkeypatch.setattr(page, "BUDGETS", ((1000, 3 * len(PIXEL)),))
     for update in range(5):
         keep(run, update, view=Content("figure", "png", PIXEL))
     found = Page(report_of([run]))
@@ -165,6 +169,35 @@ def test_what_is_no_png_and_what_was_changed_is_left_out(run: PathProvider) -> N
     (run.run_path / "results/view/U000000000001.png").write_bytes(PIXEL[:-1])
     found = Page(report_of([run]))
     assert found.data["media"] == [] and "2 figures cannot be read" in found.shown
+
+
+def test_callbacks_have_their_time_in_all_attempts(run: PathProvider) -> None:
+    record = json.loads((run.attempts_path / "0001.json").read_text())
+    assert record["callbacks"]["offline-metrics"][0] == 2
+    costs = {"offline-metrics": [3, 1.5], "<b>": [1, 0.5], "odd": [True, "x"], "worse": 3}
+    (run.attempts_path / "0002.json").write_text(json.dumps(record | {"callbacks": costs}))
+    shown = Page(report_of([run])).shown
+    costs_shown = shown[shown.index("Time of callbacks") :]
+    assert re.search(r"offline-metrics51\.5\d", costs_shown) and "<b>10.50500.0" in costs_shown
+    assert "odd" not in costs_shown and "worse" not in costs_shown
+    assert "Time of callbacks" in Page(report_of([run, run])).shown
+
+
+def test_checkpoints_that_were_evaluated_later_have_a_table(run: PathProvider, tmp_path: Path) -> None:
+    assert "evaluated afterwards" not in Page(report_of([run])).shown
+    for name, value in (("E1_U6_S48", 0.75), ("E2_U12_S96.data=new", 0.5)):
+        folder = run.run_path / "evaluations" / name
+        folder.mkdir(parents=True)
+        metrics = {"rmse/test/y": value, "profiling/peak_memory_gib": 3.0}
+        (folder / "metrics.jsonl").write_bytes(MetricRecord(12, 2, 96, 1.8e9, metrics).encode())
+    (run.run_path / "evaluations" / "damaged").mkdir()
+    (run.run_path / "evaluations" / "damaged" / "metrics.jsonl").write_bytes(b"{]\n\xff\n")
+    shown = Page(report_of([run])).shown
+    table = shown[shown.index("Checkpoints evaluated afterwards") : shown.index("Curves", shown.index("afterwards"))]
+    assert table.strip().endswith("MetricE1_U6_S48E2_U12_S96.data=newrmse/test/y0.750.5")
+    shutil.rmtree(run.run_path / "evaluations")
+    (run.run_path / "evaluations").symlink_to(tmp_path)
+    assert "evaluated afterwards" not in Page(report_of([run])).shown
 
 
 def test_a_link_in_a_run_folder_is_not_followed(run: PathProvider, tmp_path: Path) -> None:
@@ -239,3 +272,110 @@ def test_no_line_of_the_page_names_a_place_in_the_network() -> None:
     for name in ("page.html", "page.css", "page.js"):
         addresses = re.findall(r"https?://[^\"'\s)]+", (folder / name).read_text())
         assert {*addresses} <= {"http://www.w3.org/2000/svg"}, name
+
+
+# Sweeps
+
+KEY = "rmse/test/y"
+Make = Callable[..., Journal]
+
+
+@pytest.fixture
+def make(four_runs: Path, tmp_path: Path) -> Make:
+    """Writes a sweep with trials in these states, and a run for each but those that wait; the last one is the best."""
+
+    def made(*states: str, method: str = "optuna", pictures: dict[str, bytes] | None = None) -> Journal:
+        journal = Journal(tmp_path, "s")
+        record = Record("s", "spec.toml", method, Objective(KEY, "lower", "final"), {})
+        for number, state in enumerate(states):
+            trial = record.add({"model.optimizer.lr": 0.5**number, "model.hidden": [8]})
+            trial.state = state
+            if state != WAITING:
+                shutil.copytree(four_runs / "lr0.01-seed0", journal.paths(trial).run_path)
+                trial.seconds = 1.0
+            if state in (FINISHED, PRUNED):
+                trial.final = trial.best = 1.0 / (number + 1)
+        with journal.locked():
+            journal.write(record)
+        for name, picture in (pictures or {}).items():
+            (journal.folder / "plots").mkdir(exist_ok=True)
+            (journal.folder / "plots" / f"{name}.png").write_bytes(picture)
+        return journal
+
+    return made
+
+
+def images(found: Page) -> list[dict[str, str | None]]:
+    return [attributes for tag, attributes in found.elements if tag == "img"]
+
+
+def test_the_page_has_the_trials_the_plots_and_the_curves_of_the_sweep(make: Make) -> None:
+    found = Page(sweep_report(make(FINISHED, PRUNED, FINISHED, pictures=dict.fromkeys(PLOTS, PIXEL))))
+    assert [found.shown.index(f"s-00{number}") for number in (3, 1, 2)] == sorted(
+        found.shown.index(f"s-00{number}") for number in (1, 2, 3)
+    )
+    assert sum(attributes.get("class") == "winner" for _, attributes in found.elements) == 1
+    assert "s-003bestfinished0.25[8]0.333333at 12" in found.shown
+    assert {base64.b64decode((image["src"] or "").partition(",")[2]) for image in images(found)} == {PIXEL}
+    assert [(image["alt"] or "").partition(":")[0] for image in images(found)] == [
+        one.partition(":")[0] for one in _PLOTS.values()
+    ]
+    first = found.data["charts"][0]["series"]
+    assert {one["key"] for one in first} == {KEY} and {one["run"] for one in first} == {0, 1, 2}
+    assert [run["name"] for run in found.data["runs"]] == ["s-003", "s-001", "s-002"]
+    named = {attributes.get(name) or "#" for _, attributes in found.elements for name in ("src", "href")}
+    assert all(one.startswith(("#", "data:image/png;base64,")) for one in named)
+
+
+def test_each_plot_of_optuna_has_a_text_for_those_who_do_not_see_it() -> None:
+    assert _PLOTS.keys() == PLOTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("states", "more", "told"),
+    [
+        ((FINISHED, WAITING), {}, ("stopped before its end, with 1 of 2 trials", "none yet", "waiting")),
+        ((FINISHED, FAILED), {}, ("s-002: failed", "needs two trials with a value", "1 finished, 1 failed")),
+        ((FINISHED, FINISHED), {}, ("start it again with Optuna installed",)),
+        ((FINISHED, FINISHED), {"method": "grid"}, ("trials of this sweep are those of method = grid",)),
+        ((FAILED,), {}, ("none is the best",)),
+        ((WAITING,), {}, ("none is the best", "no curves")),
+        ((FINISHED, WAITING), {"pictures": {"history": PIXEL}}, ("lack the trials since",)),
+        ((FINISHED, FINISHED), {"pictures": {"history": PIXEL}}, ("could not draw", "Importances, Slices")),
+        ((FINISHED, FINISHED), {"pictures": {"slice": b"<svg>"}}, ("plots/slice.png is too large for this page, or",)),
+    ],
+)
+def test_what_is_absent_is_said(make: Make, states: Any, more: Any, told: Any) -> None:
+    found = Page(sweep_report(make(*states, **more)))
+    for words in told:
+        assert words in found.shown, words
+
+
+def test_a_sweep_that_still_runs_is_shown_as_it_is_now(make: Make) -> None:
+    journal = make(FINISHED, WAITING)
+    with journal.locked():
+        found = Page(sweep_report(journal))
+    assert "as it was when 1 of 2 trials had ended" in found.shown and "running" in found.shown
+
+
+def test_a_large_sweep_stays_below_the_limit_and_says_whose_curves_it_draws(make: Make) -> None:
+    states = [FINISHED] * 12 + [WAITING] * 38
+    content = sweep_report(make(*states, pictures=dict.fromkeys(PLOTS, PIXEL + bytes(900_000))))
+    found = Page(content)
+    assert len(content) <= MOST_BYTES
+    assert len(found.data["runs"]) == MOST_DRAWN and "The 8 best of the 12 trials" in found.shown
+    assert all(f"s-{number:03d}" in found.shown for number in range(1, 51))
+    assert len(images(found)) == 1 and "is too large for this page" in found.shown
+
+
+def test_text_of_the_folder_of_a_sweep_never_becomes_markup(make: Make, tmp_path: Path) -> None:
+    journal = make(FINISHED, FAILED)
+    plain = {tag for tag, _ in Page(sweep_report(journal)).elements}
+    record = journal.read()
+    record.name = record.spec = record.method = record.trials[0].values["model.optimizer.lr"] = HOSTILE
+    record.trials[0].values[HOSTILE], record.trials[1].error = 1.0, HOSTILE
+    journal.write(record)
+    (journal.folder / "plots").symlink_to(tmp_path)
+    found = Page(sweep_report(journal))
+    assert {tag for tag, _ in found.elements} <= plain and len(found.scripts) == 2
+    assert found.shown.count(HOSTILE) >= 5

@@ -1,9 +1,13 @@
-"""Comparison of an interrupted run with a straight one: checkpoints, metrics and files."""
+"""Records of an interrupted run, and its differences from a straight one: checkpoints and metrics."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import logging
+import os
+import shutil
+import signal
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -13,13 +17,14 @@ import torch
 from torch import Tensor
 
 from noether.checkpoint.manifest import OPTIMIZER, SPEC, WEIGHTS, Manifest
-from noether.checkpoint.paths import PathProvider, checkpoint_name, read_file, read_manifest
+from noether.checkpoint.paths import read_file
 from noether.checkpoint.saved import SavedCheckpoint
-from noether.checkpoint.state import CALLBACKS, TRAINER, encode_state
+from noether.checkpoint.state import TRAINER, encode_state
+from noether.core.callbacks.tree import family
+from noether.kernel.hookspecs import hookimpl
+from noether.kernel.progress import UpdateCounter
+from noether.metrics.log import LogWriter
 from noether.metrics.metrics_file import MetricRecord, MetricsFile, spell_number
-from noether.metrics.results import RESULTS_INDEX
-from noether.metrics.values import NONSCALARS
-from noether.runs.verify.interruption import Interruption, Remembered
 
 CLOCK = "profiling/"
 _Line = tuple[int, int, int, Mapping[str, float | str]]
@@ -212,164 +217,134 @@ def _bytes(checkpoint: SavedCheckpoint, name: str) -> bytes:
     return read_file(checkpoint.folder, checkpoint.manifest, name)
 
 
-_CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
-_LISTS = (NONSCALARS, RESULTS_INDEX)  # the lines of results hold the hashes of their files
+Remembered = dict[str, dict[str, str]]
+"""The plain attributes of callbacks by id and name, as text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt at a run.
-
-    Attributes:
-        paths: Paths of the run.
-        recorder: Records of the attempt.
-        was_interrupted: True if another attempt follows.
-    """
-
-    paths: PathProvider
-    recorder: Interruption
-    was_interrupted: bool = False
-
-    @property
-    def end(self) -> int:
-        """Update at which the attempt ended."""
-        return max(self.recorder.at_checkpoints, default=0)
-
-    def kept(self, update: int) -> Path:
-        """Return the copy of the checkpoint of an update."""
-        return self.recorder.kept / checkpoint_name(update)
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """Comparison at one point of the runs.
-
-    Attributes:
-        where: The update, and the word for an interruption or the end.
-        what: Content that was compared.
-        difference: The first difference; None if every bit is equal.
-        more: Number of other files that differ.
-        before_any: True at the first interruption, before which nothing was interrupted.
-    """
-
-    where: str
-    what: str
-    difference: str | None
-    more: int = 0
-    before_any: bool = False
-
-
-class Comparison:
-    """Comparison of a straight run with the attempts at an interrupted one.
-
-    Places that differ before the first interruption, such as measured times, are left out.
+class Interruption:
+    """Follows one attempt at a run.
 
     Args:
-        straight: The straight run.
-        attempts: The attempts at the interrupted run, in their order.
+        stops: Updates after which a checkpoint is saved.
+        kept: Folder for copies of the checkpoints.
+        interrupts: Stop the run there by SIGTERM; otherwise it only saves.
+
+    Attributes:
+        logged_by: The ids of the callbacks by the metric key that they logged.
+        foreign: The ids of the callbacks that are not built in.
+        at_checkpoints: Attributes of the callbacks at each checkpoint, by update.
+        at_start: Their attributes when training began or continued.
+        started_at: The update at which it did.
+        has_interrupted: True if this plugin stopped the run.
     """
 
-    def __init__(self, straight: Attempt, attempts: Sequence[Attempt]) -> None:
-        self.straight = straight
-        self.attempts = attempts
-        first = attempts[0].end
-        both = straight.kept(first), attempts[0].kept(first)
-        self._clock_places = clock_places(*both) if both[0].exists() else frozenset()
-        self._clock_keys = clock_keys(straight.paths.metrics_path, attempts[0].paths.metrics_path, first)
-        before = (side.recorder.at_checkpoints.get(first, {}) for side in (straight, attempts[0]))
-        self._clock_attributes = {(owner, name) for owner, name, *_ in _forgotten(*before)}
-        self._involved: set[str] = set()  # ids of callbacks whose state or metrics differ
+    def __init__(self, stops: Collection[int], kept: Path, *, interrupts: bool) -> None:
+        self.stops = frozenset(stops)
+        self.kept = kept
+        self.interrupts = interrupts
+        self.logged_by: dict[str, str] = {}
+        self.foreign: set[str] = set()
+        self.at_checkpoints: dict[int, Remembered] = {}
+        self.at_start: Remembered = {}
+        self.started_at = 0
+        self.has_interrupted = False
+        self._trainer: Any = None
 
-    @property
-    def not_compared(self) -> tuple[str, ...]:
-        """Metric keys and places that were left out."""
-        return (*sorted(self._clock_keys), *sorted(self._clock_places))
+    @hookimpl
+    def run_started(self, run: Any) -> None:
+        """Record the callback of each metric key."""
+        self._trainer = run.trainer
+        for callback in family(run.trainer.callbacks):
+            callback.writer = _AttributedWriter(callback.writer, callback.id, self.logged_by)
+            if not type(callback).__module__.startswith("noether."):
+                self.foreign.add(callback.id)
 
-    def compared(self) -> tuple[Compared, ...]:
-        """Compare all checkpoints, the metrics, and the files that callbacks have written.
+    @hookimpl(trylast=True)
+    def before_training(self, update_counter: UpdateCounter) -> None:
+        """Record the attributes of the callbacks."""
+        self.started_at = update_counter.update
+        self.at_start = self._remembered()
 
-        Raises:
-            CheckpointError: if a checkpoint is damaged.
-        """
-        points = [self._checkpoint(attempt) for attempt in self.attempts]
-        return (*points, self._metrics(), *self._files())
+    @hookimpl(trylast=True)
+    def after_update(self, update_counter: UpdateCounter) -> None:
+        """Save or stop, unless `after_epoch` follows."""
+        if not update_counter.is_full_epoch:
+            self._act(update_counter)
 
-    def forgotten(self) -> tuple[str, ...]:
-        """Return the values that callbacks had lost when the run continued.
+    @hookimpl(trylast=True)
+    def after_epoch(self, update_counter: UpdateCounter) -> None:
+        """Save or stop."""
+        self._act(update_counter)
 
-        A built-in callback is only named if its results differ: some start anew on purpose, such as one that measures
-        a rate.
-        """
-        suspects = self._involved | self.straight.recorder.foreign
-        told: dict[tuple[str, str], str] = {}
-        for attempt in self.attempts[1:]:
-            at = attempt.recorder.started_at
-            before = self.straight.recorder.at_checkpoints.get(at, {})
-            for owner, name, value, now in _forgotten(before, attempt.recorder.at_start):
-                if owner in suspects and (owner, name) not in self._clock_attributes:
-                    text = f"callback '{owner}': {name} was {value} after update {at}, and {now} when the run continued"
-                    told.setdefault((owner, name), text)
-        return tuple(told.values())
+    @hookimpl
+    def checkpoint_committed(self, checkpoint: Path) -> None:
+        """Copy the checkpoint of an interruption, which the run itself may remove, and that of the end."""
+        update = self._trainer.update_counter.update
+        self.at_checkpoints[update] = self._remembered()
+        if update in self.stops or self._trainer.update_counter.is_finished or self._trainer.stop_reason is not None:
+            target = self.kept / checkpoint.name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(checkpoint, target, copy_function=os.link)  # committed checkpoints are never written to
 
-    def _checkpoint(self, attempt: Attempt) -> Compared:
-        where = f"{'interrupted' if attempt.was_interrupted else 'end'} after update {attempt.end}"
-        if not self.straight.kept(attempt.end).exists():
-            return Compared(where, "length", f"the straight run ended after update {self.straight.end}")
-        kept = attempt.kept(attempt.end)
-        found = differences(self.straight.kept(attempt.end), kept, self._clock_places)
-        self._involved.update(owner for difference in found for owner in self._owners(difference))
-        return Compared(
-            where,
-            what=f"{len(read_manifest(kept).files)} files: {_CONTENT}",
-            difference=str(found[0]) if found else None,
-            more=max(len(found) - 1, 0),
-            before_any=attempt is self.attempts[0],
-        )
+    def _act(self, update_counter: UpdateCounter) -> None:
+        if update_counter.update not in self.stops:
+            return
+        if self.interrupts:
+            self.has_interrupted = True
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self._trainer.checkpoint_writer.save()
 
-    def _owners(self, difference: Difference) -> Iterator[str]:
-        """Yield the callbacks whose state has a difference."""
-        for place in (difference.file, difference.place):
-            for owner in self.straight.recorder.at_start:
-                if place.startswith((f"{CALLBACKS}/{owner}/", f"{CALLBACKS}/{owner}.")):
-                    yield owner
-
-    def _metrics(self) -> Compared:
-        metrics = [side.paths.metrics_path for side in (self.straight, self.attempts[-1])]
-        found = metric_difference(metrics[0], metrics[1], self._clock_keys)
-        if found is None:
-            return Compared("whole run", "metrics.jsonl without times", None)
-        key, detail = found
-        logged_by = {
-            key: owner for side in (self.straight, *self.attempts) for key, owner in side.recorder.logged_by.items()
+    def _remembered(self) -> Remembered:
+        return {
+            callback.id: {name: text for name, value in vars(callback).items() if (text := _text(value)) is not None}
+            for callback in family(self._trainer.callbacks)
         }
-        owner = logged_by.get(key)
-        self._involved.update({owner} if owner else ())
-        who = f" of callback '{owner}'" if owner else ""
-        return Compared("whole run", "metrics.jsonl without times", f"metrics.jsonl: {key}{who}: {detail}")
-
-    def _files(self) -> Iterator[Compared]:
-        """Compare the files that callbacks write beside the metrics, if there are any."""
-        sides = [dict(_written(side.paths)) for side in (self.straight, self.attempts[-1])]
-        names = sides[0].keys() | sides[1].keys()
-        if names:
-            different = sorted(name for name in names if sides[0].get(name) != sides[1].get(name))
-            first = f"{different[0]}: not what the straight run wrote" if different else None
-            yield Compared("whole run", f"{len(names)} files of callbacks", first, max(len(different) - 1, 0))
 
 
-def _written(paths: PathProvider) -> Iterator[tuple[str, object]]:
-    """Yield the files that callbacks have written, by name with their content; lines without their times."""
-    for path in sorted(paths.outputs_path.rglob("*")):
-        if path.is_file():
-            yield str(path.relative_to(paths.run_path)), path.read_bytes()
-    for path in (paths.run_path / name for name in _LISTS if (paths.run_path / name).exists()):
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        yield path.name, [{key: value for key, value in line.items() if key != "time"} for line in lines]
+class _AttributedWriter(LogWriter):
+    """A view of a log writer that records the callback of each metric key; so do its own views.
+
+    Args:
+        writer: The writer of a callback.
+        callback: Id of the callback.
+        logged_by: Ids by metric key.
+    """
+
+    def __init__(self, writer: LogWriter, callback: str, logged_by: dict[str, str]) -> None:
+        self._writer = writer
+        self.prefix = writer.prefix
+        self.round = writer.round
+        self._callback = callback
+        self._logged_by = logged_by
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+    def add_scalar(
+        self, key: str, value: Any, logger: logging.Logger | None = None, format_str: str | None = None
+    ) -> None:
+        """Add a metric as usual."""
+        super().add_scalar(key, value, logger, format_str)
+        self._logged_by[self.prefix + key] = self._callback
+
+    def below(self, prefix: str) -> LogWriter:
+        """Return a view that records as this one does."""
+        return _AttributedWriter(self._writer.below(prefix), self._callback, self._logged_by)
 
 
-def _forgotten(before: Remembered, now: Remembered) -> Iterable[tuple[str, str, str, str]]:
-    """Yield callback, attribute and both values of each that differs."""
-    for owner in before.keys() & now.keys():
-        for name in sorted(before[owner].keys() & now[owner].keys()):
-            if before[owner][name] != now[owner][name]:
-                yield owner, name, before[owner][name], now[owner][name]
+def _text(value: Any) -> str | None:
+    """Return plain data as text; None for other objects, which a state would not hold as they are."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return (
+            f"tensor of shape {tuple(value.shape)}: {value.detach().cpu().tolist()!r}" if value.numel() < 100 else None
+        )
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [_text(item) for item in value]
+        return None if None in items else f"{type(value).__name__}({', '.join(map(str, items))})"
+    if isinstance(value, dict):
+        values = {str(key): _text(value[key]) for key in sorted(value, key=str)}
+        return None if None in values.values() else str(values)
+    return None

@@ -3,7 +3,7 @@
 import torch
 from safetensors.torch import load
 
-from noether.runs.checkpoints.export import plain_safetensors
+from noether.runs.predict.export import plain_safetensors
 
 
 def test_tied_weights_stand_under_each_of_their_names():

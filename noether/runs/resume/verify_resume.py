@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -10,15 +11,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from noether.checkpoint.paths import PathProvider
+from noether.checkpoint.paths import PathProvider, checkpoint_name, read_manifest
+from noether.checkpoint.state import CALLBACKS
 from noether.errors import TrainingError, UsageError
 from noether.kernel.participant import Participant
 from noether.kernel.progress import UpdateCounter
+from noether.metrics.results import RESULTS_INDEX
+from noether.metrics.values import NONSCALARS
 from noether.runs.execution import Execution
 from noether.runs.outcome import Outcome, describe
 from noether.runs.prepare import preparation, rehearsal
-from noether.runs.verify.compare import Attempt, Compared, Comparison
-from noether.runs.verify.interruption import Interruption
+from noether.runs.resume.compare import (
+    Difference,
+    Interruption,
+    Remembered,
+    clock_keys,
+    clock_places,
+    differences,
+    metric_difference,
+)
 from noether.spec.load import LoadedSpec, load_spec
 from noether.spec.model import RunSpec
 
@@ -191,3 +202,166 @@ def _changes(spec: RunSpec, output: Path, end: int | None) -> dict[str, Any]:
         if run_id is not None:  # it is looked up below the output of the spec
             changes |= {f"{place}.run_id": None, f"{place}.path": str(Path(spec.output).absolute() / run_id)}
     return changes
+
+
+_CONTENT = "weights, optimizer, averages, callbacks, RNG, counters"
+_LISTS = (NONSCALARS, RESULTS_INDEX)  # the lines of results hold the hashes of their files
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a run.
+
+    Attributes:
+        paths: Paths of the run.
+        recorder: Records of the attempt.
+        was_interrupted: True if another attempt follows.
+    """
+
+    paths: PathProvider
+    recorder: Interruption
+    was_interrupted: bool = False
+
+    @property
+    def end(self) -> int:
+        """Update at which the attempt ended."""
+        return max(self.recorder.at_checkpoints, default=0)
+
+    def kept(self, update: int) -> Path:
+        """Return the copy of the checkpoint of an update."""
+        return self.recorder.kept / checkpoint_name(update)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Comparison at one point of the runs.
+
+    Attributes:
+        where: The update, and the word for an interruption or the end.
+        what: Content that was compared.
+        difference: The first difference; None if every bit is equal.
+        more: Number of other files that differ.
+        before_any: True at the first interruption, before which nothing was interrupted.
+    """
+
+    where: str
+    what: str
+    difference: str | None
+    more: int = 0
+    before_any: bool = False
+
+
+class Comparison:
+    """Comparison of a straight run with the attempts at an interrupted one.
+
+    Places that differ before the first interruption, such as measured times, are left out.
+
+    Args:
+        straight: The straight run.
+        attempts: The attempts at the interrupted run, in their order.
+    """
+
+    def __init__(self, straight: Attempt, attempts: Sequence[Attempt]) -> None:
+        self.straight = straight
+        self.attempts = attempts
+        first = attempts[0].end
+        both = straight.kept(first), attempts[0].kept(first)
+        self._clock_places = clock_places(*both) if both[0].exists() else frozenset()
+        self._clock_keys = clock_keys(straight.paths.metrics_path, attempts[0].paths.metrics_path, first)
+        before = (side.recorder.at_checkpoints.get(first, {}) for side in (straight, attempts[0]))
+        self._clock_attributes = {(owner, name) for owner, name, *_ in _forgotten(*before)}
+        self._involved: set[str] = set()  # ids of callbacks whose state or metrics differ
+
+    @property
+    def not_compared(self) -> tuple[str, ...]:
+        """Metric keys and places that were left out."""
+        return (*sorted(self._clock_keys), *sorted(self._clock_places))
+
+    def compared(self) -> tuple[Compared, ...]:
+        """Compare all checkpoints, the metrics, and the files that callbacks have written.
+
+        Raises:
+            CheckpointError: if a checkpoint is damaged.
+        """
+        points = [self._checkpoint(attempt) for attempt in self.attempts]
+        return (*points, self._metrics(), *self._files())
+
+    def forgotten(self) -> tuple[str, ...]:
+        """Return the values that callbacks had lost when the run continued.
+
+        A built-in callback is only named if its results differ: some start anew on purpose, such as one that measures
+        a rate.
+        """
+        suspects = self._involved | self.straight.recorder.foreign
+        told: dict[tuple[str, str], str] = {}
+        for attempt in self.attempts[1:]:
+            at = attempt.recorder.started_at
+            before = self.straight.recorder.at_checkpoints.get(at, {})
+            for owner, name, value, now in _forgotten(before, attempt.recorder.at_start):
+                if owner in suspects and (owner, name) not in self._clock_attributes:
+                    text = f"callback '{owner}': {name} was {value} after update {at}, and {now} when the run continued"
+                    told.setdefault((owner, name), text)
+        return tuple(told.values())
+
+    def _checkpoint(self, attempt: Attempt) -> Compared:
+        where = f"{'interrupted' if attempt.was_interrupted else 'end'} after update {attempt.end}"
+        if not self.straight.kept(attempt.end).exists():
+            return Compared(where, "length", f"the straight run ended after update {self.straight.end}")
+        kept = attempt.kept(attempt.end)
+        found = differences(self.straight.kept(attempt.end), kept, self._clock_places)
+        self._involved.update(owner for difference in found for owner in self._owners(difference))
+        return Compared(
+            where,
+            what=f"{len(read_manifest(kept).files)} files: {_CONTENT}",
+            difference=str(found[0]) if found else None,
+            more=max(len(found) - 1, 0),
+            before_any=attempt is self.attempts[0],
+        )
+
+    def _owners(self, difference: Difference) -> Iterator[str]:
+        """Yield the callbacks whose state has a difference."""
+        for place in (difference.file, difference.place):
+            for owner in self.straight.recorder.at_start:
+                if place.startswith((f"{CALLBACKS}/{owner}/", f"{CALLBACKS}/{owner}.")):
+                    yield owner
+
+    def _metrics(self) -> Compared:
+        metrics = [side.paths.metrics_path for side in (self.straight, self.attempts[-1])]
+        found = metric_difference(metrics[0], metrics[1], self._clock_keys)
+        if found is None:
+            return Compared("whole run", "metrics.jsonl without times", None)
+        key, detail = found
+        logged_by = {
+            key: owner for side in (self.straight, *self.attempts) for key, owner in side.recorder.logged_by.items()
+        }
+        owner = logged_by.get(key)
+        self._involved.update({owner} if owner else ())
+        who = f" of callback '{owner}'" if owner else ""
+        return Compared("whole run", "metrics.jsonl without times", f"metrics.jsonl: {key}{who}: {detail}")
+
+    def _files(self) -> Iterator[Compared]:
+        """Compare the files that callbacks write beside the metrics, if there are any."""
+        sides = [dict(_written(side.paths)) for side in (self.straight, self.attempts[-1])]
+        names = sides[0].keys() | sides[1].keys()
+        if names:
+            different = sorted(name for name in names if sides[0].get(name) != sides[1].get(name))
+            first = f"{different[0]}: not what the straight run wrote" if different else None
+            yield Compared("whole run", f"{len(names)} files of callbacks", first, max(len(different) - 1, 0))
+
+
+def _written(paths: PathProvider) -> Iterator[tuple[str, object]]:
+    """Yield the files that callbacks have written, by name with their content; lines without their times."""
+    for path in sorted(paths.outputs_path.rglob("*")):
+        if path.is_file():
+            yield str(path.relative_to(paths.run_path)), path.read_bytes()
+    for path in (paths.run_path / name for name in _LISTS if (paths.run_path / name).exists()):
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        yield path.name, [{key: value for key, value in line.items() if key != "time"} for line in lines]
+
+
+def _forgotten(before: Remembered, now: Remembered) -> Iterable[tuple[str, str, str, str]]:
+    """Yield callback, attribute and both values of each that differs."""
+    for owner in before.keys() & now.keys():
+        for name in sorted(before[owner].keys() & now[owner].keys()):
+            if before[owner][name] != now[owner][name]:
+                yield owner, name, before[owner][name], now[owner][name]

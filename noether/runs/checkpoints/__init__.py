@@ -1,1 +1,0 @@
-"""Look at the checkpoints of a run, and export them."""

@@ -1,1 +1,0 @@
-"""Data sets of a spec, summed up for a person to look at."""

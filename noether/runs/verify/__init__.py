@@ -1,1 +1,0 @@
-"""Compare a run that was interrupted with one that was not."""
