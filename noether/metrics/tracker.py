@@ -15,6 +15,7 @@ from noether.metrics.results import Result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pandas import DataFrame
 
 RunStatus: TypeAlias = Literal["FINISHED", "FAILED", "KILLED"]
 """The end of a run: by itself (early stops included), by an error, by a signal."""
@@ -204,6 +205,7 @@ class PackedModel:
         update: Update of its weights.
         example: Inputs of a few samples, by property, in the units of the data.
         fields: The predictions for them, by field.
+        rows: Example and prediction as tables, if the model takes tables in place of properties.
         requirements: Packages that it needs, with versions, as pip has them.
         facts: Other facts, such as the checkpoint.
     """
@@ -217,6 +219,7 @@ class PackedModel:
     fields: Mapping[str, NDArray[Any]]
     requirements: Sequence[str]
     facts: Mapping[str, str]
+    rows: tuple[DataFrame, DataFrame] | None = None
 
 
 @dataclass(frozen=True, slots=True)

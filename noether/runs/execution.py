@@ -27,7 +27,7 @@ from noether.runs.folder.lock import RunLock
 from noether.runs.folder.run_folder import CALLBACKS, SAMPLES, RunFolder
 from noether.runs.mirror.feed import NoMirror
 from noether.runs.outcome import EXIT_CODE, Outcome, check_expectations, describe, say_how_to_continue
-from noether.runs.predict.export import pack_model
+from noether.runs.predict.pack import pack_model
 from noether.runs.prepare import Preparation, Run
 from noether.runs.process_state import keep_threads, shares_generators
 from noether.runs.ranks import Decision, require_same

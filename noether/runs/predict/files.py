@@ -81,11 +81,12 @@ def columns_of(
 
 def _is_in(arrays: str | list[str], raw: RawProperty, present: Collection[str]) -> bool:
     """Return True if a file has the first of these arrays, or its columns."""
-    first = _listed(arrays)[0]
+    first = listed(arrays)[0]
     return first in present or next(iter(entries(first, raw.shape)), (first, 0))[0] in present
 
 
-def _listed(arrays: str | list[str]) -> list[str]:
+def listed(arrays: str | list[str]) -> list[str]:
+    """Return the arrays of a property as a list."""
     return [arrays] if isinstance(arrays, str) else arrays
 
 
@@ -133,13 +134,13 @@ def read_samples(
     present = list(open_arrays(path, None)) if on_disk else column_names(like)
     columns = columns_of(path, config, present, properties)
     wanted = {name for name in needed if name in columns}
-    if missing := {array for name in wanted for array in _listed(columns[name])}.difference(present):
+    if missing := {array for name in wanted for array in listed(columns[name])}.difference(present):
         raise DataError(
             f"{path}: missing columns: found {', '.join(present) or 'none'}, expected {', '.join(sorted(missing))}",
             hint=f"the file needs the columns of {', '.join(sorted(wanted))} in the training data",
         )
     if others:
-        wanted |= {name for name, arrays in columns.items() if set(_listed(arrays)) <= set(present)}
+        wanted |= {name for name, arrays in columns.items() if set(listed(arrays)) <= set(present)}
     read = {name: columns[name] for name in properties if name in wanted}
     if on_disk:
         stored = DiskDataset(DiskConfig(kind="disk", path=str(path), properties=read))
@@ -147,7 +148,7 @@ def read_samples(
     else:
         dataset = FileDataset(like.model_copy(update={"properties": read}))
     _require_dimensions(path, dataset, properties)
-    used = {array for arrays in read.values() for array in _listed(arrays)}
+    used = {array for arrays in read.values() for array in listed(arrays)}
     return FileSamples(dataset, [name for name in present if name not in used])
 
 

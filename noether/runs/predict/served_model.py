@@ -27,9 +27,14 @@ class NoetherModel(PythonModel):  # type: ignore[misc]  # mlflow has no types fo
         Args:
             context: Files of the model.
             model_input: Arrays by property, with samples along the first dimension; MLflow makes them of a data frame
-                with a column for each property.
+                with a column for each property. For a run on a table, a data frame with its columns.
             params: Not used.
         """
+        from noether.runs.predict.pack import is_table, predict_table
+
+        predictor = self.run.predictor(self.checkpoint)
+        if is_table(predictor.inputs.config):
+            return predict_table(predictor, pd.DataFrame(model_input))
         return dict(self.run.predict(dict(model_input), checkpoint=self.checkpoint))
 
 

@@ -293,7 +293,7 @@ class _Sync:
 
 
 def _pack(paths: PathProvider, folder: Path) -> PackedModel:
-    from noether.runs.predict.export import pack_model  # imports torch, which no other delivery needs
+    from noether.runs.predict.pack import pack_model  # imports torch, which no other delivery needs
 
     return pack_model(paths, folder)
 

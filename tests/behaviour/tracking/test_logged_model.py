@@ -81,6 +81,48 @@ def test_the_logged_model_predicts_in_physical_units_in_another_process(trained,
     assert "noether-train==" in (Path(folder) / "requirements.txt").read_text()
 
 
+def test_the_logged_model_of_a_table_takes_and_returns_its_columns(trained, tmp_path):
+    import mlflow
+    import pandas as pd
+
+    width = np.arange(1, 41)
+    beams = pd.DataFrame({"width": width, "wood": np.where(width % 2, "oak", "fir"), "zone": width % 3})
+    beams.assign(sag=width * 0.5).to_csv("beams.csv", index=False)
+    table = {
+        "kind": "file",
+        "path": "beams.csv",
+        "properties": {"size": ["width"], "kinds": ["wood", "zone"], "y_target": "sag"},
+        "categories": {"wood": ["oak", "fir"], "zone": ["0", "1", "2"]},
+    }
+    trainer = {
+        "forward_properties": ["size", "kinds"],
+        "target_properties": ["sag_target"],
+        "field_weights": {"sag": 1.0},
+    }
+    changes = {
+        "datasets": {"train": table, "test": table},
+        "transforms": [{"kind": "normalize", "properties": ["size", "y_target"]}],
+        **{f"trainer.{key}": value for key, value in trainer.items()},
+    }
+    outcome, client, run = trained(changes, log_model=True)
+    (output,) = run.outputs.model_outputs
+    model = mlflow.pyfunc.load_model(client.get_logged_model(output.model_id).artifact_location)
+    known = [column.name for column in model.metadata.signature.inputs]
+    assert known == ["width", "wood", "zone"]
+
+    properties = {
+        "size": width[:, None],
+        "kinds": np.eye(5)[np.stack([width % 2 == 0, width % 3 + 2], 1).astype(int)].sum(1),
+    }
+    expected = noether.load_run(outcome.run_dir).predict(properties)["y"]
+    found = model.predict(beams)
+    np.testing.assert_allclose(found["sag"], expected.ravel(), rtol=1e-5)
+    of_dict = model.predict({name: list(beams[name]) for name in reversed(known)})
+    assert of_dict.equals(found)
+    with pytest.raises(Exception, match="unknown category of 'wood': found \"ash\""):
+        model.predict(beams.assign(wood="ash"))
+
+
 OWN_MODEL = """
 import torch
 

@@ -235,19 +235,27 @@ def _write(folder: Path, model: PackedModel, run_id: str, model_id: str) -> None
         artifacts={"run": str(model.folder)},
         model_config={"checkpoint": model.checkpoint},
         signature=_signature(model),
-        input_example=dict(model.example) if _is_short(model) else None,
+        input_example=_example(model),
         pip_requirements=list(model.requirements),
         mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id, metadata=dict(model.facts)),
     )
 
 
-def _is_short(model: PackedModel) -> bool:
-    return sum(array.size for array in model.example.values()) <= _LARGEST_EXAMPLE
+def _example(model: PackedModel) -> Any:
+    if model.rows is not None:
+        return model.rows[0]
+    is_short = sum(array.size for array in model.example.values()) <= _LARGEST_EXAMPLE
+    return dict(model.example) if is_short else None
 
 
 def _signature(model: PackedModel) -> ModelSignature:
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import Schema, TensorSpec
+    from mlflow.models import ModelSignature, infer_signature
+    from mlflow.types.schema import AnyType, ColSpec, Schema, TensorSpec
+
+    if model.rows is not None:  # a column of type double would refuse whole numbers
+        is_text = {str(column): values.dtype == object for column, values in model.rows[0].items()}
+        columns = [ColSpec("string" if text else AnyType(), column) for column, text in is_text.items()]
+        return ModelSignature(Schema(columns), infer_signature(model.rows[1]).inputs)
 
     def schema(arrays: Any) -> Schema:
         return Schema([TensorSpec(array.dtype, (-1, *array.shape[1:]), name) for name, array in arrays.items()])
