@@ -26,7 +26,6 @@ KNOWN = {
     "checkpoint/untrusted.py": "the one module",
     "checkpoint/durable.py": "changes names below folders that `untrusted` has checked, and opens new files (O_EXCL)",
     "cli/completion.py: (files('noether.cli') / KEYS).read_text": "a part of the package",
-    "cli/find.py: overlay.parent.mkdir": "the folder of a file that the command line names",
     "cli/completion.py: os.scandir": "the working folder and the folder of all runs, for names",
     "cli/doctor.py": "a temporary folder, for the output and the report of the process of a plugin",
     "cli/find.py: overlay.parent.mkdir": "the folder of an overlay that the command line names",
