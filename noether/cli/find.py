@@ -99,12 +99,12 @@ def _file_for(spec: Path, what: str, out: Path | None) -> Path:
     from noether.spec.overlay import require_own
 
     overlay = out or spec.with_name(f"{spec.stem}-{what}-found.toml")
-    try:
-        overlay.parent.mkdir(parents=True, exist_ok=True)
-        problem = "it is a folder" if overlay.is_dir() else None
-        problem = problem if os.access(overlay.parent, os.W_OK) else "its folder is read-only"
-    except OSError as error:
-        problem = error.strerror or str(error)
+    if overlay.is_dir():
+        problem: str | None = "it is a folder"
+    elif not overlay.parent.is_dir():
+        problem = "its folder does not exist"
+    else:
+        problem = None if os.access(overlay.parent, os.W_OK) else "its folder is read-only"
     if problem:
         raise UsageError(f"cannot write {overlay}: {problem}", hint="give another file to --out, such as found.toml")
     require_own(overlay)
