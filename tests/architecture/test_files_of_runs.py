@@ -28,6 +28,7 @@ KNOWN = {
     "cli/completion.py: (files('noether.cli') / KEYS).read_text": "a part of the package",
     "cli/completion.py: os.scandir": "the working folder and the folder of all runs, for names",
     "cli/doctor.py": "a temporary folder, for the output and the report of the process of a plugin",
+    "cli/find.py: overlay.parent.mkdir": "the folder of a file that the command line names",
     "cli/main.py: os.open": "the null device, in place of a missing standard stream",
     "cli/main.py: Path(os.devnull).open": "the null device",
     "cli/output.py": "a file that the command line names",
