@@ -49,7 +49,7 @@ KNOWN = {
     "metrics/delivery.py: copy.write_bytes": "a copy in a temporary folder, for a tracker",
     "metrics/delivery.py: tempfile.TemporaryDirectory": "a temporary folder",
     "metrics/spool.py": "the positions of trackers",
-    "runs/predict/export.py": "a file that the command line names, and a copy in a temporary folder, for a tracker",
+    "runs/console.py: os.open": "the null device, when nobody reads the output any more",
     "runs/predict/export.py": "a file that the command line names",
     "runs/predict/pack.py": "a copy in a temporary folder, for a tracker",
     "runs/folder/run_folder.py: Path(output).glob": "the folder of all runs, for their names",
