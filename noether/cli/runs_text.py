@@ -198,7 +198,7 @@ def _attempt_row(run: RunSummary, place: int) -> dict[str, object]:
         "started": "-" if started is None else moment(started).replace("T", " "),
         "took": "-" if started is None or ended is None else duration_in_words(ended - started),
         "status": "KILLED" if attempt.status == "RUNNING" and is_over else attempt.status,
-        "from": attempt.record.get("resumed_from") or "-",
+        "from": attempt.continued_from or "-",
         "reason": attempt.record.get("reason") or "-",
     }
 

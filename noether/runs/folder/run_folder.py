@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from noether.checkpoint.durable import make_folder, make_folders, replace_file, storage_error
-from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files
+from noether.checkpoint.paths import PathProvider, checkpoint_folders, sweep_temporary_files, update_of
 from noether.checkpoint.untrusted import NotPlainError, is_file_inside, names_inside, read_record
 from noether.errors import UsageError
 from noether.kernel.names import did_you_mean
@@ -155,6 +155,12 @@ class Attempt:
         """Return the time at which the attempt has `started` or `ended`; None if the record does not say."""
         value: Any = self.record.get(event)
         return float(value) if type(value) in (int, float) and 0 <= value < _LAST_TIME else None
+
+    @property
+    def continued_from(self) -> str | None:
+        """The update from which it resumed, in words; None if it began the run."""
+        name = self.record.get("resumed_from")
+        return f"update {update_of(Path(name)):,}" if isinstance(name, str) else None
 
 
 def record_path(attempts: Path, number: int) -> Path:

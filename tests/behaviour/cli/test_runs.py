@@ -192,13 +192,14 @@ def test_a_run_that_was_killed_shows_its_attempts_and_how_to_resume(runs: Path, 
     records = runs / IDS[0] / "attempts"
     first = {"started": 1e9, "pid": 1, "host": "h", "status": "RUNNING"}
     second = {"started": 1e9 + 100, "ended": 1e9 + 160, "status": "KILLED", "reason": "SIGTERM"}
+    second["resumed_from"] = "step-000000000006"
     (records / "0001.json").write_text(json.dumps(first))
     (records / "0002.json").write_text(json.dumps(second))
     text = done("show", IDS[0])
     assert text.startswith(f"{IDS[0]}  KILLED: SIGTERM\n")
     assert f"  noether resume runs/{IDS[0]}\n" in text
     attempts = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"])]
-    assert [(row[0], row[-3]) for row in attempts] == [("1", "KILLED"), ("2", "KILLED")]
+    assert [row[-3:] for row in attempts] == [["KILLED", "-", "-"], ["update", "6", "SIGTERM"]]
 
 
 def test_a_run_that_goes_on_is_shown_as_running(runs: Path, done: Callable[..., str]) -> None:

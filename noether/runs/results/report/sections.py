@@ -16,7 +16,7 @@ from noether.config.metric_facts import is_evaluation
 from noether.config.secrets import remember_password_in, withheld
 from noether.errors import NoetherError
 from noether.metrics.metrics_file import MetricsFile
-from noether.runs.folder.run_folder import CALLBACKS, EVALUATIONS, read_run
+from noether.runs.folder.run_folder import CALLBACKS, EVALUATIONS, Attempt, read_run
 from noether.runs.results.report.charts import PARTS, importance
 from noether.runs.results.report.curves import Curves
 from noether.runs.results.report.media import Media
@@ -313,21 +313,19 @@ def environment(runs: Sequence[RunSummary]) -> str:
         return _compared(known, runs, "version", "Environment")
     rows = [("", [text(key, 100), text(value, 300)]) for key, value in list(known[0].items())[:50]]
     shown = table(["Environment", ""], rows) if rows else '<p class="note">The environment is not known.</p>'
-    attempts = [
-        ("", _attempt_cells(attempt.number, attempt.status, attempt.record)) for attempt in runs[0].attempts[-50:]
-    ]
+    attempts = [("", _attempt_cells(attempt)) for attempt in runs[0].attempts[-50:]]
     if len(attempts) > 1:
         head = ["Attempt", "State", "Started (UTC)", "Time", "Continued from", "Reason"]
         shown += f'<h3 class="group">Attempts</h3>{table(head, attempts)}'
     return shown
 
 
-def _attempt_cells(place: int, status: str, record: Mapping[str, Any]) -> list[str]:
-    started, ended = time_in(record.get("started")), time_in(record.get("ended"))
+def _attempt_cells(attempt: Attempt) -> list[str]:
+    started, ended = attempt.time_of("started"), attempt.time_of("ended")
     begun = f"{datetime.fromtimestamp(started, UTC):%Y-%m-%d %H:%M}" if started else _NONE
     time = duration_in_words(max(0.0, ended - started)) if started and ended else _NONE
-    continued = record.get("resumed_from") or _NONE
-    return [str(place), badge(status), begun, time, text(continued, 100), text(record.get("reason") or "", 300)]
+    reason = text(attempt.record.get("reason") or "", 300)
+    return [str(attempt.number), badge(attempt.status), begun, time, attempt.continued_from or _NONE, reason]
 
 
 def time_in(value: Any) -> float:
