@@ -44,6 +44,7 @@ def evaluate(
     Exit codes: 0 done, 1 failed, 2 wrong usage or wrong data, 3 no such checkpoint, or a damaged one.
     """
     from noether.checkpoint.paths import shown_path
+    from noether.config.metric_facts import is_evaluation
     from noether.runs.evaluate import evaluate as evaluate_run
 
     chosen: dict[str, Any] = {"output": output, "trusted": trusted, "project": project}
@@ -54,7 +55,8 @@ def evaluate(
         return
     on_file = f" on {data} as the data set '{found.data_key}'" if data else ""
     say(f"{found.checkpoint} of {shown_path(found.run_dir)}{on_file}")
-    print_table([{"metric": key, "value": f"{value:.6g}"} for key, value in found.metrics.items()])
+    shown = {key: value for key, value in found.metrics.items() if is_evaluation(key)}
+    print_table([{"metric": key, "value": f"{value:.6g}"} for key, value in shown.items()])
     say(f"kept in {found.file}")
 
 

@@ -94,7 +94,10 @@ class Readings(NamedTuple):
 
 
 def _named(values: Mapping[str, float]) -> list[str]:
-    return [f"{visible(key)} {value:.4g}" for key, value in values.items()]
+    """Return metrics as short texts; the loss of an only field, which is the total once more, is left out."""
+    totals = {key: f"{key.rpartition('/')[0]}/total" for key in values}
+    kept = [key for key, total in totals.items() if key == total or values[key] != values.get(total)]
+    return [f"{visible(key)} {values[key]:.4g}" for key in kept]
 
 
 class LiveBar:

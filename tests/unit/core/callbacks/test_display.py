@@ -14,7 +14,12 @@ from noether.core.callbacks import display
 from noether.core.callbacks.display import LiveBar, NotebookBar, Pace, PassBar, Readings, in_notebook, without_bars
 from noether.testing import make_counter
 
-RESULTS = {"loss/test/total": 0.1847, "rmse/test/elevation": 58.01, "r2/test/elevation": 0.91}
+RESULTS = {
+    "loss/test/only_loss": 0.1847,
+    "loss/test/total": 0.1847,
+    "rmse/test/elevation": 58.01,
+    "r2/test/elevation": 0.91,
+}
 
 
 class Terminal(io.StringIO):
@@ -87,6 +92,7 @@ def test_a_bar_fits_into_a_terminal_of_any_width(monkeypatch: pytest.MonkeyPatch
     assert "train 0.1235" in lines[0] or width == 20
     assert ("40/100" in lines[0]) == (width >= 60)
     assert "loss/test/total" in lines[1]
+    assert "only_loss" not in lines[1]  # it is the total once more
     assert ("r2/test/elevation 0.91" in lines[1]) == (width >= 80)
     assert ("  +" in lines[1]) == (width in (40, 60))
 
