@@ -267,7 +267,11 @@ def main(names: list[str]) -> int:
         return 2
     PICTURES.mkdir(exist_ok=True)
     folder = Path(tempfile.gettempdir()) / "terrain"  # pages of MLflow show it
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        print(f"{folder} exists, and the pictures need it: remove it first", file=sys.stderr)
+        return 1
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
         studio = Studio(folder, stack)

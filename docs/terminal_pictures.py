@@ -1,6 +1,6 @@
 """Pictures of the terminal for docs/screenshots.py: commands in a pseudo terminal, and the screen drawn as SVG.
 
-The commands run on a copy of specs/experiment.toml without a tracker, whose address would not fit.
+The commands run on a copy of specs/experiment.toml in a folder of their own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 _ENVIRONMENT = {"TERM": "xterm-256color", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
 _RUN = "noether run specs/experiment.toml --run-id terrain"
 SHOTS = {
-    "terminal-run": (_RUN, 100, "1365/2160"),
-    "terminal-end": (_RUN, 100, None),
+    "terminal-run": (_RUN, 104, "1365/2160"),
+    "terminal-end": (_RUN, 104, None),
     "terminal-plan-model": ("noether plan specs/experiment.toml --model", 100, None),
     "terminal-overfit": ("noether run specs/experiment.toml --run-id one-batch --overfit-one-batch", 100, None),
 }
@@ -104,7 +104,7 @@ def taken(name: str, folder: Path) -> str:
     command, columns, stop = SHOTS[name]
     spec = folder / "specs" / "experiment.toml"
     spec.parent.mkdir(parents=True, exist_ok=True)
-    spec.write_text((ROOT / "specs" / "experiment.toml").read_text() + '\n[[trackers]]\nkind = "noop"\n')
+    spec.write_text((ROOT / "specs" / "experiment.toml").read_text())
     written = recorded(command, folder, columns)
     if stop is not None:
         at = written.find(stop)

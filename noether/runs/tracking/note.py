@@ -10,6 +10,7 @@ from dataclasses import replace
 from noether.checkpoint.paths import PathProvider, shown_path
 from noether.metrics.tracker import DatasetFacts, RunStatus
 from noether.runs.results.summary import Evaluated, RunSummary, summary_of
+from noether.runs.results.table import main_metrics
 from noether.spec.errors.words import duration_in_words, visible
 
 _MOST_METRICS = 20
@@ -36,7 +37,9 @@ def _state(summary: RunSummary) -> str:
     if summary.update:
         text += f" after epoch {summary.epoch}, update {summary.update:,}, in {duration_in_words(summary.seconds)}"
     reason = f": {_plain(summary.error)}" if summary.error and summary.status == "FAILED" else ""
-    shown = (f"{_code(one.key)} {_shown(one)}" for one in summary.evaluations[:_IN_ONE_LINE])
+    main = main_metrics([summary], _IN_ONE_LINE)
+    first = sorted(summary.evaluations, key=lambda one: main.index(one.key) if one.key in main else len(main))
+    shown = (f"{_code(one.key)} {_shown(one)}" for one in first[:_IN_ONE_LINE])
     return " · ".join((f"{text}{reason}", *shown))
 
 
