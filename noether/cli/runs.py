@@ -172,7 +172,7 @@ def report(
             hint=f"noether runs report {shown_path(next(iter(sweeps)))}",
         )
     named_runs = (run for given in ([] if sweeps else runs) for run in named_by(given, output))
-    found = {paths.run_path: paths for paths in (find_run(run, output) for run in named_runs)}
+    found = {paths.run_path: paths for paths in (find_run(run, output, of_any_version=True) for run in named_runs)}
     first, *others = [sweep.folder.name for sweep in sweeps.values()] or [paths.run_id for paths in found.values()]
     named = out or Path(f"{first}{f'+{len(others)}' if others else ''}.report.html")
     _require_place(named)

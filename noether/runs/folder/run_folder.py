@@ -28,6 +28,8 @@ from noether.runs.folder.lock import holder_of, in_use
 from noether.spec.errors.words import visible
 
 RUN = RUN_MARK
+FORMAT = 1
+"""Version of the form of `run.json`."""
 _SHOWN = 80  # characters of a recorded fact in a message
 SAMPLES = "samples"
 """Key in `run.json` of the properties of the first training sample before its transforms."""
@@ -68,7 +70,9 @@ def checked_run_id(run_id: str, output: str | Path) -> str:
     return run_id
 
 
-def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bool = False) -> PathProvider:
+def find_run(
+    run: str | Path, output: str | Path = "runs", *, without_record: bool = False, of_any_version: bool = False
+) -> PathProvider:
     """Return the paths of a run that exists.
 
     Args:
@@ -76,13 +80,16 @@ def find_run(run: str | Path, output: str | Path = "runs", *, without_record: bo
         output: Folder that holds one folder a run.
         without_record: Take a folder with checkpoints although its `run.json` is missing; repair it before anything
             else is read, because that file marks the folder as one that holds data and no code.
+        of_any_version: Take a run of another version, to show or to remove it.
 
     Raises:
-        UsageError: if there is no such run.
+        UsageError: if there is no such run, or another version of Noether wrote it.
     """
     for given in (Path(run), Path(output) / run):
         if _is_run(given) or (without_record and _has_checkpoints(given)):
             folder = given.resolve()
+            if not of_any_version:
+                require_version(folder)
             return PathProvider(folder.parent, folder.name)
     if os.path.isdir(run):  # noqa: PTH112  # does not raise, whatever the name
         raise UsageError(
@@ -107,6 +114,30 @@ def read_run(run: Path) -> dict[str, Any]:
     record = read_record(run, RUN)
     found = record.pop(_HASH, None)  # older versions wrote none
     return record if found in (None, _hash(record)) else {}
+
+
+def other_version(run: Path) -> str | None:
+    """Return the format of a run that this version of Noether does not know, and who wrote it; None if it does."""
+    record = read_run(run)
+    if not record or record.get("format") == FORMAT:
+        return None
+    environment = record.get("environment")
+    by = environment.get("noether", "?") if isinstance(environment, dict) else "?"
+    known = f"format {record.get('format')} of {RUN} by Noether {by}"
+    return visible(known)[:_SHOWN]
+
+
+def require_version(run: Path) -> None:
+    """Refuse to go on with a run of another version.
+
+    Raises:
+        UsageError: if another version of Noether wrote it.
+    """
+    if (found := other_version(run)) is not None:
+        raise UsageError(
+            f"the run {run} is of another version: found {found}, expected {FORMAT}",
+            hint="use the version of Noether that wrote it; `noether runs show` reads what it can",
+        )
 
 
 _HASH = "sha256"
@@ -294,7 +325,7 @@ class RunFolder:
         if path.exists() and (not record or record.keys() >= facts.keys()):
             return
         body = {
-            "format": 1,
+            "format": FORMAT,
             "run_id": self.paths.run_id,
             "created": time.time(),
             "environment": environment(),

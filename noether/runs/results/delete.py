@@ -66,7 +66,7 @@ def deletion_of(run: str, output: Path) -> Deletion:
         UsageError: if it is no run, is reached by a link, goes on, or is more than a run.
         StorageError: if the folder cannot be read.
     """
-    paths = find_run(run, output)
+    paths = find_run(run, output, of_any_version=True)
     folder = paths.run_path
     given = next((path for path in (Path(run), output / run) if path.is_symlink()), None)
     if given is not None:

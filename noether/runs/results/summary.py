@@ -16,13 +16,12 @@ from noether.config.metric_facts import Direction, metric_direction
 from noether.errors import NoetherError, UsageError
 from noether.runs.folder.lock import NAME as LOCK
 from noether.runs.folder.lock import is_locked
-from noether.runs.folder.run_folder import RUN, Attempt, find_run, read_run, recent_attempts
+from noether.runs.folder.run_folder import FORMAT, RUN, Attempt, find_run, other_version, read_run, recent_attempts
 from noether.runs.results.checkpoints import Listed, list_checkpoints
 from noether.runs.results.scan import Scan, Series, scan_metrics
 from noether.runs.saved_spec import has_saved_spec, read_saved_spec
 
 RunState = Literal["FINISHED", "FAILED", "KILLED", "RUNNING", "UNKNOWN"]
-_FORMAT = 1
 _MARKS = (RUN, LOCK, SPEC, "metrics.jsonl", "checkpoints", "attempts")
 """Files and folders of a run; a folder with one of the others and no `run.json` is a damaged run."""
 _BEST_MODEL = "best_model."
@@ -138,7 +137,7 @@ def told_apart(runs: Sequence[RunSummary]) -> list[RunSummary]:
 
 def summary_of_run(run: str | Path, output: str | Path = "runs") -> RunSummary:
     """Return the summary of a run that a user names by its folder or id; see `find_run` for the errors."""
-    return summary_of(find_run(run, output))
+    return summary_of(find_run(run, output, of_any_version=True))
 
 
 def summary_of(paths: PathProvider) -> RunSummary:
@@ -147,10 +146,8 @@ def summary_of(paths: PathProvider) -> RunSummary:
     record = read_run(paths.run_path)
     if not record:
         problems.add(f"{RUN} is missing, damaged or not a plain file")
-    elif record.get("format") != _FORMAT:
-        problems.add(
-            f"another version wrote it: found format {record.get('format')!r:.20} of {RUN}, expected {_FORMAT}"
-        )
+    elif (found := other_version(paths.run_path)) is not None:
+        problems.add(f"another version wrote it: found {found}, expected {FORMAT}")
     attempts: tuple[Attempt, ...] = ()
     checkpoints: tuple[Listed, ...] = ()
     tables: dict[str, Any] = {}

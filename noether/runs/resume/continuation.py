@@ -36,7 +36,7 @@ from noether.metrics.metrics_file import MetricRecord, MetricsFile
 from noether.metrics.results import RESULTS, RESULTS_INDEX
 from noether.metrics.values import NONSCALARS
 from noether.runs.folder.lock import RunLock
-from noether.runs.folder.run_folder import RUN, read_run, recent_attempts, record_path
+from noether.runs.folder.run_folder import RUN, read_run, recent_attempts, record_path, require_version
 from noether.runs.saved_spec import SPEC_SHA256, copy_in_checkpoint, read_spec_file
 from noether.training.resume import require_fitting, verify_restored
 from noether.training.trainers.base import BaseTrainer
@@ -228,8 +228,10 @@ def repair(paths: PathProvider) -> list[str]:
     Lines of the metrics files are repaired when the run continues, because their length is that of a checkpoint.
 
     Raises:
+        UsageError: if another version of Noether wrote it.
         StorageError: if the disk refuses.
     """
+    require_version(paths.run_path)
     lines = []
     for damage in damages(paths):
         aside = set_aside(paths.run_path, damage.path) if os.path.lexists(damage.path) else None

@@ -225,14 +225,25 @@ def test_each_next_command_is_one_that_the_program_takes(
         assert noether_command(*words[1:]).code == 0, command
 
 
-def test_a_run_of_another_version_is_shown_as_far_as_it_can_be_read(runs: Path, done: Callable[..., str]) -> None:
+def test_a_run_of_another_version_is_shown_as_far_as_it_can_be_read_and_nothing_else(
+    runs: Path, done: Callable[..., str], noether_command: Callable[..., Any]
+) -> None:
     path = runs / IDS[0] / "run.json"
     body = json.loads(path.read_text()) | {"format": 7}
     del body["sha256"]
     path.write_text(json.dumps(body))
     text = done("show", IDS[0])
-    assert "damaged     another version wrote it: found format 7 of run.json, expected 1" in text
+    assert "damaged     another version wrote it: found format 7 of run.json by Noether 0." in text
     assert "rmse/test/y" in text
+    before = path.read_bytes()
+    longer = ["-s", f"output={runs.absolute()}", "-s", "trainer.max_epochs=3", "--allow-spec-change"]
+    on = ["run", f"runs/{IDS[0]}/spec.resolved.toml", "--run-id", IDS[0], "--resume", "auto", *longer]
+    predict = ["predict", IDS[0], "--data", "x.npz", "--out", "y.npz"]
+    for words in (["eval", IDS[0]], ["resume", IDS[0]], on, predict):
+        refused = noether_command(*words)
+        assert refused.code == 2
+        assert "is of another version: found format 7 of run.json by Noether 0." in refused.err
+    assert path.read_bytes() == before
 
 
 # compare
