@@ -178,8 +178,17 @@ def facts_of(
             if time.monotonic() - start > seconds:
                 break
         found.seconds = time.monotonic() - start
-        found.properties = [each.finished() for each in collected.values()]
+        found.properties = [_with_names(dataset, each.finished()) for each in collected.values()]
         return found
+
+
+def _with_names(dataset: AnyDataset, facts: PropertyFacts) -> PropertyFacts:
+    """Return facts with the names of classes in place of their numbers, if the data set knows them."""
+    class_names = getattr(getattr(dataset, "config", None), "class_names", None)
+    names = class_names(facts.name) if facts.classes and class_names is not None else None
+    if facts.classes and names and all(value.isdigit() and int(value) < len(names) for value in facts.classes):
+        facts.classes = {names[int(value)]: count for value, count in facts.classes.items()}
+    return facts
 
 
 def _columns(dataset: AnyDataset) -> Mapping[str, Any]:

@@ -61,6 +61,15 @@ def test_facts_of_numbers_classes_and_pictures(noether_command, spec, odd_number
     assert label["classes"] == {"0": 34, "1": 33, "2": 33}
 
 
+def test_classes_of_a_table_are_counted_by_name(noether_command, spec):
+    Path("pets.csv").write_text("x,animal\n" + "1,cat\n2,dog\n" * 5 + "3,owl\n")
+    animals = {"animal": ["cat", "dog", "fox", "owl"]}
+    table = {"kind": "file", "path": "pets.csv", "properties": {"x": "x", "y_target": "animal"}, "categories": animals}
+    facts = json.loads(noether_command("data", "show", spec(train=table), "--json").out)["train"]
+    [label] = [row for row in facts["properties"] if row["name"] == "y_target"]
+    assert label["classes"] == {"cat": 5, "dog": 5, "owl": 1}
+
+
 def test_a_part_of_the_samples_is_read_and_that_is_said(noether_command, spec, odd_numbers):
     ended = noether_command("data", "show", spec(train=odd_numbers), "train", "--limit", "10")
     assert "100 samples, 10 read" in ended.out
