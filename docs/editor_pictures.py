@@ -43,21 +43,16 @@ SHOTS = {
 }
 """Keys to press for each picture; the screen comes to rest after each of them."""
 _SIZE = 25, 100  # rows and columns
-_STARTS, _RESTS = (
-    6.0,
-    2.0,
-)  # seconds without output after which Neovim and its language server have started, and answered
+_STARTS, _RESTS = 6.0, 2.0
+"""Seconds without output after which Neovim and its language server have started, and have answered a key."""
 
 
 def missing() -> str | None:
     """Return what to install for these pictures, or None."""
     nvim = shutil.which("nvim")
-    version = (
-        re.search(r"v0\.(\d+)", subprocess.run([nvim, "--version"], capture_output=True, text=True).stdout)
-        if nvim
-        else None
-    )
-    if version is None or int(version[1]) < 11:
+    told = subprocess.run([nvim, "--version"], capture_output=True, text=True).stdout if nvim else ""
+    version = re.search(r"v(\d+)\.(\d+)", told)
+    if version is None or (int(version[1]), int(version[2])) < (0, 11):
         return "Neovim 0.11 or newer"
     if shutil.which("tombi") is None:
         return "Tombi: pip install tombi"

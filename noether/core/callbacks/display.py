@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -95,9 +96,14 @@ class Readings(NamedTuple):
 
 def _named(values: Mapping[str, float]) -> list[str]:
     """Return metrics as short texts; the loss of an only field, which is the total once more, is left out."""
-    totals = {key: f"{key.rpartition('/')[0]}/total" for key in values}
-    kept = [key for key, total in totals.items() if key == total or values[key] != values.get(total)]
-    return [f"{visible(key)} {values[key]:.4g}" for key in kept]
+    groups = Counter(key.rpartition("/")[0] for key in values)
+
+    def is_repeated(key: str) -> bool:
+        group = key.rpartition("/")[0]
+        is_only = "loss" in group.split("/") and groups[group] == 2 and not key.endswith("/total")
+        return is_only and values.get(f"{group}/total") == values[key]
+
+    return [f"{visible(key)} {value:.4g}" for key, value in values.items() if not is_repeated(key)]
 
 
 class LiveBar:

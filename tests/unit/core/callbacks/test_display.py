@@ -11,7 +11,16 @@ from rich.console import Console
 from rich.text import Text
 
 from noether.core.callbacks import display
-from noether.core.callbacks.display import LiveBar, NotebookBar, Pace, PassBar, Readings, in_notebook, without_bars
+from noether.core.callbacks.display import (
+    LiveBar,
+    NotebookBar,
+    Pace,
+    PassBar,
+    Readings,
+    _named,
+    in_notebook,
+    without_bars,
+)
 from noether.testing import make_counter
 
 RESULTS = {
@@ -144,3 +153,10 @@ def test_a_quiet_run_and_a_shell_without_a_kernel_are_no_notebook(monkeypatch: p
     assert not in_notebook()
     monkeypatch.delitem(sys.modules, "IPython")
     assert not in_notebook()
+
+
+def test_only_the_loss_of_an_only_field_is_left_out_beside_the_total() -> None:
+    assert _named({"ema=0.9/loss/test/y_loss": 1.0, "ema=0.9/loss/test/total": 1.0}) == ["ema=0.9/loss/test/total 1"]
+    both = {"loss/test/a_loss": 1.0, "loss/test/b_loss": 0.0, "loss/test/total": 1.0}
+    assert len(_named(both)) == 3
+    assert len(_named({"rmse/test/a": 1.0, "rmse/test/total": 1.0})) == 2  # `total` is a field here
